@@ -1,0 +1,168 @@
+"""`Device`: a small value that names a machine, and the context variable that says which one is the default."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from contextvars import ContextVar
+from typing import Any
+
+from ..errors import DeviceError
+from .base import Backend, MemoryInfo
+
+_BACKENDS: dict[tuple[Any, ...], Backend] = {}
+_LOCK = threading.Lock()
+_ENTERED: ContextVar[tuple[Device, ...]] = ContextVar("flame_numba_device", default=())
+
+
+class Device:
+    """A machine: `Device.cuda(n)`, `Device.cpu()` or `Device.simulated(nbytes)`.
+
+    Two devices are equal if they name the same machine. `with device:` makes it the default for
+    new tensors in this thread or task. Creating one touches no driver; using it does.
+    """
+
+    __slots__ = ("_backend", "kind", "memory", "ordinal")
+
+    def __init__(self, kind: str, ordinal: int = 0, memory: int = 0) -> None:
+        if kind not in ("cuda", "cpu", "simulated"):
+            raise DeviceError(f"device: kind must be 'cuda', 'cpu' or 'simulated', got {kind!r}")
+        if ordinal < 0:
+            raise DeviceError(f"device: ordinal must be ≥ 0, got {ordinal}")
+        self.kind = kind
+        self.ordinal = ordinal
+        self.memory = memory
+        self._backend: Backend | None = None
+
+    @classmethod
+    def cuda(cls, ordinal: int = 0) -> Device:
+        """The n-th NVIDIA GPU that the driver shows."""
+        return cls("cuda", ordinal)
+
+    @classmethod
+    def cpu(cls) -> Device:
+        """The host: the same kernels, compiled for its processor."""
+        return cls("cpu")
+
+    @classmethod
+    def simulated(cls, memory: int = 1 << 40) -> Device:
+        """Addresses without memory, `memory` bytes of them, for work on the allocator. Runs no kernel."""
+        return cls("simulated", 0, memory)
+
+    @classmethod
+    def parse(cls, value: Device | str) -> Device:
+        """A Device from a Device or a name: 'cpu', 'cuda', 'cuda:1'."""
+        if isinstance(value, Device):
+            return value
+        kind, _, number = str(value).partition(":")
+        if kind not in ("cuda", "cpu") or (number and not number.isdigit()):
+            raise DeviceError(f"device: expected 'cpu', 'cuda' or 'cuda:N', got {value!r}")
+        return cls(kind, int(number or 0))
+
+    @property
+    def backend(self) -> Backend:
+        """The machine itself, opened at first use. Raises DeviceError with what to install if it is absent."""
+        if self._backend is None:
+            self._backend = _open(self)
+        return self._backend
+
+    @property
+    def name(self) -> str:
+        return self.backend.name
+
+    @property
+    def capability(self) -> tuple[int, int] | None:
+        """CUDA compute capability, such as (9, 0); None off CUDA."""
+        return getattr(self.backend, "capability", None)
+
+    def memory_info(self) -> MemoryInfo:
+        """Free and total bytes, as the driver reports them."""
+        return self.backend.memory_info()
+
+    def synchronize(self) -> None:
+        """Wait for all queued work of this device."""
+        self.backend.synchronize()
+
+    def __enter__(self) -> Device:
+        _ENTERED.set((*_ENTERED.get(), self))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _ENTERED.set(_ENTERED.get()[:-1])
+
+    def _key(self) -> tuple[Any, ...]:
+        return (self.kind, self.ordinal, self.memory)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Device) and self._key() == other._key())
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"Device.cuda({self.ordinal})" if self.kind == "cuda" else f"Device.{self.kind}()"
+
+    def __str__(self) -> str:
+        return f"cuda:{self.ordinal}" if self.kind == "cuda" else self.kind
+
+
+def _open(device: Device) -> Backend:
+    with _LOCK:
+        key = device._key()
+        if key not in _BACKENDS:
+            _BACKENDS[key] = _create(device)
+        return _BACKENDS[key]
+
+
+def _create(device: Device) -> Backend:
+    if device.kind == "cuda":
+        missing = explain_missing_cuda()
+        if missing:
+            raise DeviceError(f"{device}: {missing}")
+        from .cuda import CudaBackend
+
+        return CudaBackend(device.ordinal)
+    if device.kind == "simulated":
+        from .simulated import SimulatedBackend
+
+        return SimulatedBackend(device.memory)
+    from .host import HostBackend
+
+    return HostBackend()
+
+
+@functools.cache
+def explain_missing_cuda() -> str:
+    """Why there is no CUDA here, in one sentence that says what to install; '' if there is."""
+    try:
+        from .cuda import count_devices
+    except ImportError as error:
+        return f"the package cuda-bindings cannot be imported ({error}); install flame-numba[cu13] or [cu12]"
+    try:
+        found = count_devices()
+    except DeviceError as error:
+        return str(error)
+    return "" if found else "the NVIDIA driver shows no GPU; check `nvidia-smi` and CUDA_VISIBLE_DEVICES"
+
+
+def cuda_device_count() -> int:
+    """How many GPUs there are; 0 without a driver."""
+    if explain_missing_cuda():
+        return 0
+    from .cuda import count_devices
+
+    return count_devices()
+
+
+@functools.cache
+def _first_choice() -> Device:
+    return Device.cpu() if explain_missing_cuda() else Device.cuda(0)
+
+
+def current_device() -> Device:
+    """The device of the innermost `with device:`, else `cuda:0` if there is a GPU, else the CPU."""
+    entered = _ENTERED.get()
+    return entered[-1] if entered else _first_choice()
+
+
+default_device = current_device

@@ -1,0 +1,156 @@
+"""The CPU as a device: host memory, and kernels compiled for the host processor, run at once by the caller.
+
+A kernel runs as one block of one thread (the launch shape is ignored), so streams and events have nothing to order.
+Machine code is an object file, loaded through LLVM's linker: no Numba at run time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from ..errors import KernelError
+from .base import Address, DeviceOutOfMemory, Event, LaunchConfig, MemoryInfo, Stream
+
+ALIGNMENT = 256
+_C_TYPES = {"p": ctypes.c_void_p, "q": ctypes.c_int64, "f": ctypes.c_float, "d": ctypes.c_double}
+
+
+class _Linker:
+    """LLVM's run-time linker. Objects stay loaded for the life of the process: LLVM cannot unload one safely."""
+
+    def __init__(self) -> None:
+        import llvmlite.binding as llvm
+
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
+        self._read = llvm.ObjectFileRef.from_data
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        self._loaded: dict[str, tuple[int, Any]] = {}
+        self._lock = threading.Lock()
+
+    def load(self, image: bytes, entry: str) -> int:
+        """The address of a function. Entries are unique: their names hold a digest of their source."""
+        with self._lock:
+            if entry not in self._loaded:
+                objects = self._read(image)
+                self._engine.add_object_file(objects)
+                self._engine.finalize_object()
+                self._loaded[entry] = (self._engine.get_function_address(entry), objects)
+            address = self._loaded[entry][0]
+        if not address:
+            raise KernelError(f"{entry}: not found in the compiled object")
+        return address
+
+
+@functools.cache
+def _linker() -> _Linker:
+    return _Linker()
+
+
+class HostExecutable:
+    """A kernel in host memory, called as Numba's native functions are: (result*, error**, arguments) → status."""
+
+    def __init__(self, image: bytes, entry: str, signature: str) -> None:
+        self.name = entry
+        types = [ctypes.c_void_p, ctypes.c_void_p, *(_C_TYPES[letter] for letter in signature)]
+        self._function = ctypes.CFUNCTYPE(ctypes.c_int32, *types)(_linker().load(image, entry))
+        self._scratch = ctypes.create_string_buffer(64)  # our kernels return nothing and raise nothing
+        self._scratch_address = ctypes.addressof(self._scratch)
+
+    def launch(self, config: LaunchConfig, args: tuple[int | float, ...], stream: Stream = 0) -> None:
+        status = self._function(self._scratch_address, self._scratch_address, *args)
+        if status:
+            raise KernelError(f"{self.name}: the kernel stopped with status {status}")
+
+
+class HostBackend:
+    """See `Backend`. Memory is NumPy's, so the operating system commits pages only when they are touched."""
+
+    kind = "cpu"
+    ordinal = 0
+    multiprocessors = 1
+
+    def __init__(self) -> None:
+        self.debug = False
+        self.lock = threading.RLock()
+        self._arrays: dict[Address, np.ndarray] = {}
+        self.fault_cell = self.allocate(8)
+        self.fill(self.fault_cell, 0, 8)
+        self._fault = ctypes.c_int64.from_address(self.fault_cell)
+
+    @functools.cached_property
+    def name(self) -> str:
+        import llvmlite.binding as llvm
+
+        return f"{platform.machine()} {llvm.get_host_cpu_name()}"
+
+    @functools.cached_property
+    def architecture(self) -> str:
+        import llvmlite.binding as llvm
+
+        features = llvm.get_host_cpu_features().flatten()
+        digest = hashlib.sha256(features.encode()).hexdigest()[:8]
+        return f"{llvm.get_process_triple()}-{llvm.get_host_cpu_name()}-{digest}"
+
+    def allocate(self, nbytes: int) -> Address:
+        try:
+            array = np.empty(nbytes + ALIGNMENT, np.uint8)
+        except (MemoryError, ValueError) as error:
+            raise DeviceOutOfMemory(f"the host has no {nbytes} bytes: {error}") from None
+        address = -(-array.ctypes.data // ALIGNMENT) * ALIGNMENT
+        self._arrays[address] = array
+        return address
+
+    def free(self, address: Address) -> None:
+        del self._arrays[address]
+
+    def memory_info(self) -> MemoryInfo:
+        page = os.sysconf("SC_PAGE_SIZE")
+        return MemoryInfo(os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page)
+
+    def copy(self, target: Address, source: Address, nbytes: int, stream: Stream = 0) -> None:
+        ctypes.memmove(target, source, nbytes)
+
+    def upload(self, target: Address, host: Address, nbytes: int, stream: Stream = 0) -> None:
+        ctypes.memmove(target, host, nbytes)
+
+    def download(self, host: Address, source: Address, nbytes: int, stream: Stream = 0) -> None:
+        ctypes.memmove(host, source, nbytes)
+
+    def fill(self, target: Address, byte: int, nbytes: int, stream: Stream = 0) -> None:
+        ctypes.memset(target, byte, nbytes)
+
+    def new_stream(self) -> Stream:
+        return 0
+
+    def record_event(self, stream: Stream = 0) -> Event:
+        return time.perf_counter()
+
+    def event_done(self, event: Event) -> bool:
+        return True
+
+    def wait_event(self, stream: Stream, event: Event) -> None:
+        """Everything before the event has run already."""
+
+    def elapsed_ms(self, start: Event, end: Event) -> float:
+        return float(end - start) * 1e3
+
+    def synchronize(self) -> None:
+        """Everything has run already."""
+
+    def take_fault(self) -> int:
+        code, self._fault.value = int(self._fault.value), 0
+        return code
+
+    def load(self, image: bytes, entry: str, signature: str) -> HostExecutable:
+        return HostExecutable(image, entry, signature)
