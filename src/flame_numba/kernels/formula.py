@@ -1,0 +1,349 @@
+"""Scalar formulas as small expression graphs: trace, differentiate, emit as Python source for Numba.
+
+A formula is an ordinary function of scalars, `lambda x: x / (1 + exp(-x))`. Called with `Expr`s it builds a graph;
+equal subexpressions are one object, so common ones are computed once. The derivative of a graph is again a graph,
+so second and higher derivatives need no rules of their own. Constants are emitted as `C(0.5)`, where `C` is the type
+that the kernel computes in: a bare literal would turn an f32 kernel into an f64 one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+from ..errors import DTypeError, GradientError
+
+_INTERNED: WeakValueDictionary[tuple[Any, ...], Expr] = WeakValueDictionary()
+
+
+class Expr:
+    """One value of a formula: a variable, a constant, or a primitive applied to other values."""
+
+    __slots__ = ("__weakref__", "args", "op", "value")
+    op: str
+    args: tuple[Expr, ...]
+    value: Any  # a constant's number, a variable's name
+
+    def __new__(cls, op: str, args: tuple[Expr, ...] = (), value: Any = None) -> Expr:
+        key = (op, tuple(map(id, args)), type(value), repr(value))
+        found = _INTERNED.get(key)
+        if found is not None:
+            return found
+        self = object.__new__(cls)
+        self.op, self.args, self.value = op, args, value
+        _INTERNED[key] = self
+        return self
+
+    def __add__(self, other: Operand) -> Expr:
+        return apply("add", self, other)
+
+    def __radd__(self, other: Operand) -> Expr:
+        return apply("add", other, self)
+
+    def __sub__(self, other: Operand) -> Expr:
+        return apply("sub", self, other)
+
+    def __rsub__(self, other: Operand) -> Expr:
+        return apply("sub", other, self)
+
+    def __mul__(self, other: Operand) -> Expr:
+        return apply("mul", self, other)
+
+    def __rmul__(self, other: Operand) -> Expr:
+        return apply("mul", other, self)
+
+    def __truediv__(self, other: Operand) -> Expr:
+        return apply("div", self, other)
+
+    def __rtruediv__(self, other: Operand) -> Expr:
+        return apply("div", other, self)
+
+    def __floordiv__(self, other: Operand) -> Expr:
+        return apply("floordiv", self, other)
+
+    def __mod__(self, other: Operand) -> Expr:
+        return apply("mod", self, other)
+
+    def __pow__(self, other: Operand) -> Expr:
+        return apply("pow", self, other)
+
+    def __rpow__(self, other: Operand) -> Expr:
+        return apply("pow", other, self)
+
+    def __neg__(self) -> Expr:
+        return apply("neg", self)
+
+    def __abs__(self) -> Expr:
+        return apply("abs", self)
+
+    def __lt__(self, other: Operand) -> Expr:
+        return apply("lt", self, other)
+
+    def __le__(self, other: Operand) -> Expr:
+        return apply("le", self, other)
+
+    def __gt__(self, other: Operand) -> Expr:
+        return apply("gt", self, other)
+
+    def __ge__(self, other: Operand) -> Expr:
+        return apply("ge", self, other)
+
+    def __and__(self, other: Operand) -> Expr:
+        return apply("and", self, other)
+
+    def __or__(self, other: Operand) -> Expr:
+        return apply("or", self, other)
+
+    def __invert__(self) -> Expr:
+        return apply("not", self)
+
+    def __bool__(self) -> bool:
+        raise DTypeError("formula: a value is not known while tracing; write where(condition, a, b) for a choice")
+
+    def __repr__(self) -> str:
+        body, (name,) = emit([self])
+        return "; ".join([*body, name])
+
+
+Operand = Expr | int | float | bool
+
+
+def variable(name: str) -> Expr:
+    return Expr("var", (), name)
+
+
+def constant(value: float | int | bool) -> Expr:
+    return Expr("const", (), value)
+
+
+def _as_expr(value: Any) -> Expr:
+    if isinstance(value, Expr):
+        return value
+    if isinstance(value, (bool, int, float)):
+        return constant(value)
+    raise DTypeError(f"formula: expected a scalar expression or a number, got {type(value).__name__}")
+
+
+def apply(op: str, *args: Operand) -> Expr:
+    """A primitive of `PRIMITIVES` on values or numbers, simplified only where no bit of the result can change."""
+    given = tuple(map(_as_expr, args))
+    if op == "mul" and given[1] is _ONE:
+        return given[0]
+    if op == "mul" and given[0] is _ONE:
+        return given[1]
+    if op == "div" and given[1] is _ONE:
+        return given[0]
+    if op == "neg" and given[0].op == "neg":
+        return given[0].args[0]
+    return Expr(op, given)
+
+
+_ONE = constant(1)
+_ZERO = constant(0)
+
+
+def _function(op: str) -> Callable[..., Expr]:
+    def call(*args: Operand) -> Expr:
+        return apply(op, *args)
+
+    call.__name__ = call.__qualname__ = op
+    return call
+
+
+exp, expm1, log, log1p = map(_function, ("exp", "expm1", "log", "log1p"))
+sqrt, rsqrt, erf, erfc, sigmoid = map(_function, ("sqrt", "rsqrt", "erf", "erfc", "sigmoid"))
+sin, cos, tan, sinh, cosh, tanh = map(_function, ("sin", "cos", "tan", "sinh", "cosh", "tanh"))
+asin, acos, atan, asinh, acosh, atanh = map(_function, ("asin", "acos", "atan", "asinh", "acosh", "atanh"))
+floor, ceil, trunc, rint = map(_function, ("floor", "ceil", "trunc", "rint"))
+minimum, maximum, atan2 = map(_function, ("minimum", "maximum", "atan2"))
+equal, not_equal, where = map(_function, ("eq", "ne", "where"))
+logical_and, logical_or, logical_not = map(_function, ("and", "or", "not"))
+
+
+def isnan(x: Operand) -> Expr:
+    return not_equal(x, x)
+
+
+# A primitive's text in a kernel. The bare names (exp, minimum, floordiv …) are bound for the machine and type.
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==",
+          "ne": "!=", "and": "and", "or": "or"}  # fmt: skip
+_CALLS = (
+    "exp expm1 log log1p sqrt rsqrt erf erfc sin cos tan sinh cosh tanh asin acos atan asinh acosh atanh "
+    "sigmoid floor ceil trunc rint abs"
+).split()
+
+PRIMITIVES: dict[str, str] = {
+    **{op: f"{{0}} {sign} {{1}}" for op, sign in _INFIX.items()},
+    **{op: f"{op}({{0}})" for op in _CALLS},
+    **{op: f"{op}({{0}}, {{1}})" for op in ("pow", "atan2", "floordiv", "mod")},
+    # a NaN on either side is the result: NaN fails every comparison but !=
+    "minimum": "{0} if {0} < {1} or {0} != {0} else {1}",
+    "maximum": "{0} if {0} > {1} or {0} != {0} else {1}",
+    "neg": "-{0}",
+    "not": "not {0}",
+    "where": "{1} if {0} else {2}",
+}
+
+_HALF = constant(0.5)
+_TWO_OVER_SQRT_PI = constant(2.0 / math.sqrt(math.pi))
+
+# Partial derivatives of a primitive: (result, arguments…) → one expression an argument; None where it is zero
+# almost everywhere. At a tie or a kink the choice is the usual one: half to each side of minimum and maximum.
+_PARTIALS: dict[str, Callable[..., tuple[Expr | None, ...]]] = {
+    "add": lambda y, a, b: (_ONE, _ONE),
+    "sub": lambda y, a, b: (_ONE, constant(-1)),
+    "mul": lambda y, a, b: (b, a),
+    "div": lambda y, a, b: (_ONE / b, -(y / b)),
+    "neg": lambda y, a: (constant(-1),),
+    "abs": lambda y, a: (where(a > _ZERO, _ONE, where(a < _ZERO, constant(-1), _ZERO)),),
+    "pow": lambda y, a, b: _power_partials(y, a, b),
+    "exp": lambda y, a: (y,),
+    "expm1": lambda y, a: (exp(a),),
+    "log": lambda y, a: (_ONE / a,),
+    "log1p": lambda y, a: (_ONE / (a + _ONE),),
+    "sqrt": lambda y, a: (_HALF / y,),
+    "rsqrt": lambda y, a: (-(_HALF * y / a),),
+    "erf": lambda y, a: (_TWO_OVER_SQRT_PI * exp(-(a * a)),),
+    "erfc": lambda y, a: (-(_TWO_OVER_SQRT_PI * exp(-(a * a))),),
+    "sigmoid": lambda y, a: (y * (_ONE - y),),
+    "sin": lambda y, a: (cos(a),),
+    "cos": lambda y, a: (-sin(a),),
+    "tan": lambda y, a: (_ONE + y * y,),
+    "sinh": lambda y, a: (cosh(a),),
+    "cosh": lambda y, a: (sinh(a),),
+    "tanh": lambda y, a: (_ONE - y * y,),
+    "asin": lambda y, a: (rsqrt(_ONE - a * a),),
+    "acos": lambda y, a: (-rsqrt(_ONE - a * a),),
+    "atan": lambda y, a: (_ONE / (_ONE + a * a),),
+    "asinh": lambda y, a: (rsqrt(_ONE + a * a),),
+    "acosh": lambda y, a: (rsqrt(a * a - _ONE),),
+    "atanh": lambda y, a: (_ONE / (_ONE - a * a),),
+    "atan2": lambda y, a, b: (b / (a * a + b * b), -(a / (a * a + b * b))),
+    "floor": lambda y, a: (None,),
+    "ceil": lambda y, a: (None,),
+    "trunc": lambda y, a: (None,),
+    "rint": lambda y, a: (None,),
+    "mod": lambda y, a, b: (_ONE, -floor(a / b)),
+    "floordiv": lambda y, a, b: (None, None),
+    "minimum": lambda y, a, b: (_share(a < b, a, b), _share(b < a, a, b)),
+    "maximum": lambda y, a, b: (_share(a > b, a, b), _share(b > a, a, b)),
+    "where": lambda y, c, a, b: (None, where(c, _ONE, _ZERO), where(c, _ZERO, _ONE)),
+}
+
+
+def _share(wins: Expr, a: Expr, b: Expr) -> Expr:
+    return where(equal(a, b), _HALF, where(wins, _ONE, _ZERO))
+
+
+def _power_partials(y: Expr, a: Expr, b: Expr) -> tuple[Expr, Expr | None]:
+    # d/da at b = 0 is 0 even where a is 0 (0·0⁻¹ would be NaN); d/db at a = 0 is 0 (0·log 0 would be NaN)
+    base = where(equal(b, _ZERO), _ZERO, b * a ** (b - _ONE))
+    if b.op == "const":
+        return base, None
+    return base, where(equal(a, _ZERO), _ZERO, y * log(a))
+
+
+def trace(function: Callable[..., Any], names: Sequence[str]) -> Expr:
+    """The graph of a scalar function. Raises DTypeError if it returns anything but one scalar expression."""
+    return _as_expr(function(*(variable(name) for name in names)))
+
+
+def _topological(outputs: Sequence[Expr]) -> list[Expr]:
+    order: list[Expr] = []
+    seen: set[int] = set()
+    stack = [(expr, False) for expr in reversed(outputs)]
+    while stack:
+        expr, ready = stack.pop()
+        if ready:
+            order.append(expr)
+        elif id(expr) not in seen:
+            seen.add(id(expr))
+            stack.append((expr, True))
+            stack.extend((arg, False) for arg in reversed(expr.args))
+    return order
+
+
+def variables(*outputs: Expr) -> set[str]:
+    """Names of the variables that the expressions depend on."""
+    return {expr.value for expr in _topological(outputs) if expr.op == "var"}
+
+
+def _times(a: Expr, b: Expr) -> Expr:
+    if a.op == "const" and a.value == -1:
+        return -b
+    if b.op == "const" and b.value == -1:
+        return -a
+    if b.op == "where" and b.args[1].op == "const" and b.args[2].op == "const":
+        # a choice, not a product: 0·inf must not make a NaN on the side that was not taken
+        condition, yes, no = b.args
+        return where(condition, _scaled(a, yes), _scaled(a, no))
+    return a * b
+
+
+def _scaled(a: Expr, factor: Expr) -> Expr:
+    return _ZERO if factor.value == 0 else _times(a, factor)
+
+
+def vjp(output: Expr, gradient: Expr, wrt: Sequence[Expr]) -> list[Expr]:
+    """gradient · ∂output/∂v for each variable v, by the reverse sweep over the graph."""
+    adjoint: dict[int, Expr] = {id(output): gradient}
+    for expr in reversed(_topological([output])):
+        received = adjoint.get(id(expr))
+        if received is None or not expr.args:
+            continue
+        rule = _PARTIALS.get(expr.op)
+        if rule is None:
+            continue  # comparisons and logic: no derivative flows through a truth value
+        for arg, partial in zip(expr.args, rule(expr, *expr.args), strict=True):
+            if partial is not None and arg.op != "const":
+                term = _times(received, partial)
+                known = adjoint.get(id(arg))
+                adjoint[id(arg)] = term if known is None else known + term
+    return [adjoint.get(id(v), _ZERO) for v in wrt]
+
+
+def substitute(expr: Expr, values: dict[str, Expr]) -> Expr:
+    """The same graph with variables replaced."""
+    done: dict[int, Expr] = {}
+    for node in _topological([expr]):
+        if node.op == "var":
+            done[id(node)] = values.get(node.value, node)
+        elif node.args:
+            done[id(node)] = Expr(node.op, tuple(done[id(arg)] for arg in node.args))
+        else:
+            done[id(node)] = node
+    return done[id(expr)]
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "C(NAN)" if math.isnan(value) else f"C({'-' if value < 0 else ''}INF)"
+    return f"C({value!r})"
+
+
+def emit(outputs: Sequence[Expr], suffix: str = "") -> tuple[list[str], list[str]]:
+    """Python statements, one a shared value, and the text of each output. Variables keep their names + suffix."""
+    order = _topological(outputs)
+    texts: dict[int, str] = {}
+    lines: list[str] = []
+    for expr in order:
+        if expr.op == "var":
+            texts[id(expr)] = expr.value + suffix
+        elif expr.op == "const":
+            texts[id(expr)] = _literal(expr.value)
+        else:
+            name = f"t{len(lines)}{suffix}"
+            lines.append(f"{name} = " + PRIMITIVES[expr.op].format(*(texts[id(arg)] for arg in expr.args)))
+            texts[id(expr)] = name
+    return lines, [texts[id(expr)] for expr in outputs]
+
+
+def check_differentiable(expr: Expr, op: str) -> None:
+    """Raise GradientError if a primitive of the formula has no derivative rule and is not a truth value."""
+    for node in _topological([expr]):
+        if node.args and node.op not in _PARTIALS and node.op not in _INFIX and node.op != "not":
+            raise GradientError(f"{op}: no derivative is known for {node.op}")

@@ -1,0 +1,102 @@
+"""Kernels for the host: one block of one thread, compiled by Numba's CPU target to an object file."""
+
+from __future__ import annotations
+
+import math
+from types import FunctionType
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.core.compiler import Flags, compile_extra
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+from ..dtypes import DType
+from .intrinsics import F16, F32, I16, I32, I64, Machine, binary_llvm, llvm_function, stack_array
+
+_MATH = (
+    "exp expm1 log log1p sqrt erf erfc sin cos tan sinh cosh tanh asin acos atan asinh acosh atanh atan2 pow"
+).split()
+
+
+def _half_to_float(b: ir.IRBuilder, bits: ir.Value) -> ir.Value:
+    return b.fpext(b.bitcast(bits, F16), F32)
+
+
+def _float_to_half(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    return b.bitcast(b.fptrunc(value, F16), I16)
+
+
+def _float_to_bfloat(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """Round to nearest even: add half a unit of the last place kept, less one if it is even; a NaN stays one."""
+    bits = b.bitcast(value, I32)
+    odd = b.and_(b.lshr(bits, ir.Constant(I32, 16)), ir.Constant(I32, 1))
+    rounded = b.add(b.add(bits, ir.Constant(I32, 0x7FFF)), odd)
+    quiet = b.or_(bits, ir.Constant(I32, 0x400000))
+    chosen = b.select(b.fcmp_unordered("uno", value, value), quiet, rounded)
+    return b.trunc(b.lshr(chosen, ir.Constant(I32, 16)), I16)
+
+
+def _flags() -> Flags:
+    flags = Flags()
+    flags.no_cpython_wrapper = True
+    flags.no_cfunc_wrapper = True
+    flags.error_model = "numpy"
+    return flags
+
+
+def _copysign(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    kind = ir.FunctionType(x.type, [x.type, x.type])
+    return b.call(b.module.declare_intrinsic("llvm.copysign", [x.type], kind), [x, y])
+
+
+MACHINE = Machine(types, intrinsic, _flags, _half_to_float, _float_to_half, _float_to_bfloat, stack_array)
+
+
+def _constant(value: int) -> Any:
+    @intrinsic
+    def constant(typingctx: Any) -> Any:
+        def codegen(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            return ir.Constant(I64, value)
+
+        return types.int64(), codegen
+
+    return constant
+
+
+@intrinsic
+def _nothing(typingctx: Any) -> Any:
+    def codegen(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+VOCABULARY = {
+    "grid": _constant(0),
+    "gridsize": _constant(1),
+    "thread_index": _constant(0),
+    "block_index": _constant(0),
+    "block_count": _constant(1),
+    "barrier": _nothing,
+}
+
+
+def math_functions(compute: DType) -> dict[str, Any]:
+    """The primitives of formulas for a floating compute type. `math.exp(float32)` is expf in Numba."""
+    rounding = {name: llvm_function(MACHINE, f"llvm.{name}", compute) for name in ("floor", "ceil", "trunc", "rint")}
+    binary = {
+        "fmod": binary_llvm(MACHINE, compute, lambda b, x, y: b.frem(x, y)),
+        "copysign": binary_llvm(MACHINE, compute, _copysign),
+    }
+    return {**{name: getattr(math, name) for name in _MATH}, **rounding, **binary}
+
+
+def compile_kernel(
+    function: FunctionType, arguments: tuple[Any, ...], threads: int, architecture: str
+) -> tuple[bytes, str]:
+    """Object code and the name of its entry."""
+    context = cpu_target.typing_context, cpu_target.target_context
+    compiled = compile_extra(*context, function, arguments, types.void, _flags(), {})
+    return compiled.library._get_compiled_object(), compiled.fndesc.llvm_func_name

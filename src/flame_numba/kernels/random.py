@@ -1,0 +1,138 @@
+"""Random numbers from a counter: element i depends on (seed, offset, i) alone, whatever the launch or the machine.
+
+Philox4x32-10: ten rounds of multiply and exchange turn a counter and a key into four random words.
+(Salmon, Moraes, Dror and Shaw 2011)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..dtypes import DType, float64, int64, uint64
+from .compile import Program
+from .language import (
+    WORDS,
+    Array,
+    C,
+    Helper,
+    I,
+    Number,
+    Pointer,
+    Store,
+    U,
+    cos,
+    grid,
+    gridsize,
+    log,
+    own_words,
+    sqrt,
+    store_y,
+    udiv,
+)
+
+
+def philox(words: Pointer, seed: int, counter: int) -> None:
+    """Fill `words` with four random 32-bit words."""
+    mask = U(0xFFFFFFFF)
+    k0 = U(seed) & mask
+    k1 = U(seed) >> U(32)
+    c0 = U(counter) & mask
+    c1 = U(counter) >> U(32)
+    c2 = U(0)
+    c3 = U(0)
+    for _ in range(10):
+        p0 = U(c0 * U(0xD2511F53))
+        p1 = U(c2 * U(0xCD9E8D57))
+        c0 = U((p1 >> U(32)) ^ c1 ^ k0)
+        c1 = U(p1 & mask)
+        c2 = U((p0 >> U(32)) ^ c3 ^ k1)
+        c3 = U(p0 & mask)
+        k0 = U((k0 + U(0x9E3779B9)) & mask)
+        k1 = U((k1 + U(0xBB67AE85)) & mask)
+    words[0] = c0
+    words[1] = c1
+    words[2] = c2
+    words[3] = c3
+
+
+def fraction(words: Pointer, j: int) -> Number:
+    """The j-th number in [0, 1): 24 bits for f32, 53 for f64, so that it is exact and never 1."""
+    if WORDS == 1:
+        return C(words[j] >> U(8)) * C(2.0**-24)
+    return C((words[2 * j] >> U(5)) * U(67108864) + (words[2 * j + 1] >> U(6))) * C(2.0**-53)
+
+
+def uniform(y: Pointer, low: Number, high: Number, seed: int, offset: int, n: int) -> None:
+    """y[i] = low + (high − low)·u with u in [0, 1)."""
+    words = own_words()
+    each = 4 // WORDS
+    for group in range(grid(), udiv(n + each - 1, each), gridsize()):
+        philox(words, seed, offset + group)
+        for j in range(min(each, n - group * each)):
+            store_y(y, group * each + j, low + (high - low) * fraction(words, j))
+
+
+def normal(y: Pointer, mean: Number, std: Number, seed: int, offset: int, n: int) -> None:
+    """y[i] = mean + std·z; z from two uniform numbers. (Box and Muller 1958)"""
+    words = own_words()
+    each = 4 // WORDS
+    for group in range(grid(), udiv(n + each - 1, each), gridsize()):
+        philox(words, seed, offset + group)
+        for j in range(0, min(each, n - group * each), 2):
+            radius = sqrt(C(-2) * log(C(1) - fraction(words, j)))
+            angle = C(6.283185307179586) * fraction(words, j + 1)
+            store_y(y, group * each + j, mean + std * radius * cos(angle))
+            if group * each + j + 1 < n:
+                store_y(y, group * each + j + 1, mean + std * radius * cos(angle - C(1.5707963267948966)))
+
+
+def integers(y: Pointer, low: int, span: int, seed: int, offset: int, n: int) -> None:
+    """y[i] uniform in low … low + span − 1, by the high part of a product (bias below span/2⁶⁴)."""
+    words = own_words()
+    for i in range(grid(), n, gridsize()):
+        philox(words, seed, offset + i)
+        bits = U(words[0] | (words[1] << U(32)))
+        store_y(y, i, low + I(high_product(bits, U(span))))
+
+
+def high_product(a: Number, b: Number) -> Number:
+    """The upper 64 bits of a 128-bit product."""
+    mask = U(0xFFFFFFFF)
+    a0 = a & mask
+    a1 = a >> U(32)
+    b0 = b & mask
+    b1 = b >> U(32)
+    middle = U(a1 * b0 + ((a0 * b0) >> U(32)))
+    other = U(a0 * b1 + (middle & mask))
+    return U(a1 * b1 + (middle >> U(32)) + (other >> U(32)))
+
+
+def _program(function: Any, dtype: DType, arguments: tuple[DType | str, ...], compute: DType) -> Program:
+    return Program(
+        f"random_{function.__name__}",
+        arguments,
+        compute,
+        {
+            "store_y": Store(dtype, compute if compute.is_floating else int64),
+            "own_words": Array(uint64, 4, shared=False),
+            "U": uint64,
+            "I": int64,
+            "WORDS": 2 if compute is float64 else 1,
+            "philox": Helper(philox, 3, None),
+            "fraction": Helper(fraction, 2, compute),
+            "high_product": Helper(high_product, 2, uint64),
+        },
+        function=function,
+    )
+
+
+def uniform_program(dtype: DType) -> Program:
+    return _program(uniform, dtype, (dtype, "number", "number", "int", "int", "int"), dtype.accumulator)
+
+
+def normal_program(dtype: DType) -> Program:
+    return _program(normal, dtype, (dtype, "number", "number", "int", "int", "int"), dtype.accumulator)
+
+
+def integers_program(dtype: DType) -> Program:
+    return _program(integers, dtype, (dtype, "int", "int", "int", "int", "int"), int64)
