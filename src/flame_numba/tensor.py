@@ -1,0 +1,267 @@
+"""`Tensor`: shape, strides and offset over a Storage. Ops are installed as methods by `ops`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .devices import Device, current_device
+from .dtypes import DType, as_dtype
+from .errors import DTypeError, GradientError, IndexOutOfRange, ShapeError
+from .shapes import Shape, expand_strides, is_contiguous, numel, row_major
+from .storage import Storage
+
+FAULTS: list[str] = ["no fault"]  # code → what a kernel found wrong
+
+
+class Tensor:
+    """An n-dimensional array on a device.
+
+    Views (reshape, permute, slices, expand …) share storage; `clone()` copies. A tensor with `requires_grad` takes
+    part in the graph: ops on it are recorded, and `backward()` of a result fills its `.grad`.
+    Made by `asarray`, `Tensor.zeros`, `Tensor.randn` and the like, not by calling the class.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_contiguous",
+        "dtype",
+        "grad",
+        "node",
+        "offset",
+        "requires_grad",
+        "shape",
+        "storage",
+        "strides",
+    )
+    __array_priority__ = 1000  # NumPy arrays leave `array ⊕ tensor` to us
+    __hash__ = object.__hash__  # identity; `==` compares elements
+
+    def __init__(self, storage: Storage, shape: Shape, strides: Shape, offset: int = 0) -> None:
+        self.storage = storage
+        self.dtype = storage.dtype
+        self.shape = shape
+        self.strides = strides
+        self.offset = offset
+        self.requires_grad = False
+        self.grad: Tensor | None = None
+        self.node: Any = None  # the op that made it, if recorded
+        self._contiguous: bool | None = None
+
+    # --- what it is ---------------------------------------------------------------------------------------------
+    @property
+    def device(self) -> Device:
+        return self.storage.device
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return numel(self.shape)
+
+    size = numel
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements seen (a broadcast view counts each element as often as it is seen)."""
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether the elements lie in row-major order without gaps."""
+        if self._contiguous is None:
+            self._contiguous = is_contiguous(self.shape, self.strides)
+        return self._contiguous
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no recorded op made it: its gradient is kept in `.grad`."""
+        return self.node is None
+
+    @property
+    def address(self) -> int:
+        """Byte address of the first element, right now: the pool may move it. Taken under `backend.lock` to launch."""
+        return int(self.storage.block.address) + self.offset * self.dtype.itemsize
+
+    def alias(self, shape: Shape, strides: Shape, offset: int) -> Tensor:
+        """Another tensor over the same storage, outside the graph."""
+        return Tensor(self.storage, shape, strides, offset)
+
+    def detach(self) -> Tensor:
+        """The same elements, outside the graph."""
+        return self.alias(self.shape, self.strides, self.offset)
+
+    def requires_grad_(self, value: bool = True) -> Tensor:
+        """Ask for a gradient (or no longer). Raises DTypeError unless the dtype is floating."""
+        if value and not self.dtype.is_floating:
+            raise DTypeError(f"requires_grad_: only floating tensors have gradients, this one is {self.dtype.name}")
+        if not value and self.node is not None:
+            raise GradientError("requires_grad_(False): the tensor is the result of an op; use detach()")
+        self.requires_grad = value
+        return self
+
+    # --- to and from the host -----------------------------------------------------------------------------------
+    @classmethod
+    def empty(cls, shape: Any, *, dtype: DType | str | None = None, device: Device | str | None = None) -> Tensor:
+        """Uninitialised elements. Default dtype float32, default device `default_device()`."""
+        from .shapes import as_shape
+
+        where = current_device() if device is None else Device.parse(device)
+        sizes = as_shape(shape)
+        return new(where, as_dtype(float if dtype is None else dtype), sizes)
+
+    @classmethod
+    def from_numpy(cls, array: npt.NDArray[Any], device: Device | str | None = None) -> Tensor:
+        """A copy of a NumPy array on the device. Raises DTypeError for a dtype we do not have."""
+        host = np.asarray(array)
+        dtype = as_dtype(host.dtype)
+        if not host.dtype.isnative:
+            host = host.astype(host.dtype.newbyteorder("="))
+        host = np.ascontiguousarray(host).reshape(host.shape)
+        result = cls.empty(host.shape, dtype=dtype, device=device)
+        if host.size:
+            backend = result.device.backend
+            with backend.lock:
+                backend.upload(result.address, host.ctypes.data, host.nbytes)
+        return result
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """A copy on the host, bfloat16 as `ml_dtypes.bfloat16`. Waits for the device.
+
+        Raises IndexOutOfRange if a kernel before it met an index out of range. No gradient flows through it.
+        """
+        if self.numel == 0:
+            self._raise_fault()
+            return np.empty(self.shape, self.dtype.numpy)
+        # one transfer of the span that the view covers, then the same strides on the host
+        low = self.offset + sum(min(0, (n - 1) * s) for n, s in zip(self.shape, self.strides, strict=True))
+        high = self.offset + sum(max(0, (n - 1) * s) for n, s in zip(self.shape, self.strides, strict=True))
+        span = np.empty(high - low + 1, self.dtype.numpy)
+        backend = self.device.backend
+        with backend.lock:
+            start = self.storage.block.address + low * self.dtype.itemsize
+            backend.download(span.ctypes.data, start, span.nbytes)
+        self._raise_fault()
+        strides = tuple(s * self.dtype.itemsize for s in self.strides)
+        view = np.lib.stride_tricks.as_strided(span[self.offset - low :], self.shape, strides)
+        return view if self.is_contiguous else view.copy()
+
+    def _raise_fault(self) -> None:
+        code = self.device.backend.take_fault()
+        if code:
+            raise IndexOutOfRange(FAULTS[code])
+
+    def item(self) -> bool | int | float:
+        """The only element as a Python number. Raises ShapeError if there is not exactly one."""
+        if self.numel != 1:
+            raise ShapeError(f"item: needs exactly one element, the shape is {self.shape}")
+        return self.numpy().reshape(()).astype(object if not self.dtype.is_floating else float).item()  # type: ignore[no-any-return]
+
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers."""
+        host = self.numpy()
+        return (host.astype(float) if self.dtype.is_floating else host).tolist()
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if not self.dtype.is_integer:
+            raise DTypeError(f"__index__: only integer tensors are indices, this one is {self.dtype.name}")
+        return int(self.item())
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise ShapeError("len: a 0-d tensor has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        if copy is False:
+            raise ValueError("a tensor cannot be shown to NumPy without a copy; use numpy()")
+        host = self.numpy()
+        return host if dtype is None else host.astype(dtype)
+
+    def __repr__(self) -> str:
+        host = self.numpy()
+        if self.dtype.is_floating and self.dtype.itemsize == 2:
+            host = host.astype(np.float32)
+        body = np.array2string(host, separator=", ", prefix="Tensor(", precision=4, threshold=200)
+        notes = [self.dtype.name, str(self.device)]
+        if self.numel == 0:
+            notes.insert(0, f"shape={self.shape}")
+        if self.node is not None:
+            notes.append(f"grad_op={self.node.name}")
+        elif self.requires_grad:
+            notes.append("requires_grad")
+        return f"{type(self).__name__}({body}, {', '.join(notes)})"
+
+    if TYPE_CHECKING:  # the op table installs these
+
+        def __getattr__(self, name: str) -> Callable[..., Any]: ...
+        def __getitem__(self, key: Any) -> Tensor: ...
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __pow__(self, other: Any) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __abs__(self) -> Tensor: ...
+        def __invert__(self) -> Tensor: ...
+        def __and__(self, other: Any) -> Tensor: ...
+        def __or__(self, other: Any) -> Tensor: ...
+        def __lt__(self, other: Any) -> Tensor: ...
+        def __le__(self, other: Any) -> Tensor: ...
+        def __gt__(self, other: Any) -> Tensor: ...
+        def __ge__(self, other: Any) -> Tensor: ...
+        def __eq__(self, other: Any) -> Tensor: ...  # type: ignore[override]
+        def __ne__(self, other: Any) -> Tensor: ...  # type: ignore[override]
+
+
+class Parameter(Tensor):
+    """A leaf tensor that requires a gradient, and that modules and optimizers collect.
+
+    `Parameter(tensor)` shares the tensor's storage. Raises DTypeError unless the dtype is floating.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, data: Tensor) -> None:
+        super().__init__(data.storage, data.shape, data.strides, data.offset)
+        self.requires_grad_()
+
+
+def new(device: Device, dtype: DType, shape: Shape) -> Tensor:
+    """An uninitialised contiguous tensor."""
+    return dense(device, dtype, shape, row_major(shape), numel(shape))
+
+
+def dense(device: Device, dtype: DType, shape: Shape, strides: Shape, count: int) -> Tensor:
+    """`new` for one who knows the row-major strides and the number of elements already."""
+    result = Tensor(Storage(device, dtype, count), shape, strides)
+    result._contiguous = True
+    return result
+
+
+def expanded(x: Tensor, shape: Shape) -> Tensor:
+    """A view of the broadcast shape, outside the graph."""
+    return x if x.shape == shape else x.alias(shape, expand_strides(x.shape, x.strides, shape), x.offset)
