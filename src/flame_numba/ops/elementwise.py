@@ -1,0 +1,425 @@
+"""Elementwise ops: one formula each."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..dtypes import FLOATS, INTEGERS, bool_
+from ..kernels import formula as f
+from .table import NONZERO, POSITIVE, REALS, Domain, elementwise
+
+NUMBERS = FLOATS + INTEGERS
+BITS = (*INTEGERS, bool_)
+
+
+def _scipy(name: str) -> Any:
+    def reference(*args: Any) -> Any:
+        import scipy.special
+
+        return getattr(scipy.special, name)(*args)
+
+    return reference
+
+
+# --- arithmetic ---------------------------------------------------------------------------------------------------
+@elementwise(np.add, accepts=NUMBERS)
+def add(x, y):
+    """x + y."""
+    return x + y
+
+
+@elementwise(np.subtract, accepts=NUMBERS)
+def subtract(x, y):
+    """x − y."""
+    return x - y
+
+
+@elementwise(np.multiply, accepts=NUMBERS)
+def multiply(x, y):
+    """x · y."""
+    return x * y
+
+
+@elementwise(np.true_divide, domain=(REALS, NONZERO), result="float", accepts=NUMBERS)
+def divide(x, y):
+    """x / y; integers give a floating result."""
+    return x / y
+
+
+def _floor_divide(x: Any, y: Any) -> Any:
+    return np.floor_divide(x, y)
+
+
+@elementwise(
+    _floor_divide, domain=(Domain(-1e4, 1e4, special=False), Domain(0.5, 1e3, special=False)), accepts=NUMBERS,
+    non_differentiable="its derivative is zero wherever it exists",
+)  # fmt: skip
+def floor_divide(x, y):
+    """⌊x / y⌋, by the remainder as NumPy does; an integer divided by 0 gives 0."""
+    return x // y
+
+
+@elementwise(
+    np.remainder, domain=(Domain(-1e4, 1e4, special=False), Domain(0.5, 1e3, special=False)), accepts=NUMBERS,
+    non_differentiable="it jumps; write x - y * floor(x / y) where its slope is wanted",
+)  # fmt: skip
+def remainder(x, y):
+    """x − y·⌊x / y⌋: the remainder with the sign of y; an integer modulo 0 gives 0."""
+    return x % y
+
+
+@elementwise(np.power, domain=(POSITIVE, Domain(-4, 4, special=False)), accepts=NUMBERS, ulps=16)
+def pow(x, y):
+    """x to the power y. Negative integer powers of integers give 0, unless |x| = 1."""
+    return x**y
+
+
+@elementwise(np.negative, accepts=NUMBERS)
+def negative(x):
+    """−x; unsigned integers wrap."""
+    return -x
+
+
+@elementwise(np.abs, domain=NONZERO, accepts=NUMBERS)
+def abs(x):
+    """|x|. The derivative at 0 is 0."""
+    return f.apply("abs", x)
+
+
+@elementwise(np.square, accepts=NUMBERS)
+def square(x):
+    """x²."""
+    return x * x
+
+
+@elementwise(np.reciprocal, domain=NONZERO, result="float", accepts=NUMBERS, partials=lambda y, x: (-(y * y),))
+def reciprocal(x):
+    """1 / x."""
+    return 1 / x
+
+
+@elementwise(np.sign, domain=NONZERO, accepts=NUMBERS)
+def sign(x):
+    """−1, 0 or 1; NaN stays NaN."""
+    return f.where(x > 0, 1, f.where(x < 0, -1, x * 0))
+
+
+@elementwise(np.minimum, accepts=NUMBERS)
+def minimum(x, y):
+    """The smaller; NaN if either is. At a tie each gets half of the gradient."""
+    return f.minimum(x, y)
+
+
+@elementwise(np.maximum, accepts=NUMBERS)
+def maximum(x, y):
+    """The larger; NaN if either is. At a tie each gets half of the gradient."""
+    return f.maximum(x, y)
+
+
+@elementwise(lambda c, x, y: np.where(c != 0, x, y), truths=("condition",))
+def where(condition, x, y):
+    """x where the condition holds (is not 0), else y."""
+    return f.where(condition, x, y)
+
+
+# --- powers, exponentials, logarithms -----------------------------------------------------------------------------
+@elementwise(np.sqrt, domain=POSITIVE, result="float", accepts=NUMBERS, partials=lambda y, x: (0.5 / y,))
+def sqrt(x):
+    """√x; NaN below 0."""
+    return f.sqrt(x)
+
+
+@elementwise(lambda x: 1 / np.sqrt(x), domain=POSITIVE, result="float", accepts=NUMBERS)
+def rsqrt(x):
+    """1 / √x."""
+    return f.rsqrt(x)
+
+
+@elementwise(np.exp, result="float", accepts=NUMBERS, partials=lambda y, x: (y,))
+def exp(x):
+    """eˣ."""
+    return f.exp(x)
+
+
+@elementwise(np.expm1, result="float", accepts=NUMBERS, partials=lambda y, x: (y + 1,))
+def expm1(x):
+    """eˣ − 1, exact near 0."""
+    return f.expm1(x)
+
+
+@elementwise(np.log, domain=POSITIVE, result="float", accepts=NUMBERS)
+def log(x):
+    """Natural logarithm; −∞ at 0, NaN below."""
+    return f.log(x)
+
+
+@elementwise(np.log1p, domain=Domain(low=-1.0), result="float", accepts=NUMBERS)
+def log1p(x):
+    """log(1 + x), exact near 0."""
+    return f.log1p(x)
+
+
+@elementwise(_scipy("erf"), result="float", accepts=NUMBERS)
+def erf(x):
+    """The error function, 2/√π ∫₀ˣ exp(−t²) dt."""
+    return f.erf(x)
+
+
+# --- trigonometric and hyperbolic ---------------------------------------------------------------------------------
+@elementwise(np.sin, domain=Domain(-100, 100), result="float", accepts=NUMBERS, ulps=8)
+def sin(x):
+    """Sine of x in radians."""
+    return f.sin(x)
+
+
+@elementwise(np.cos, domain=Domain(-100, 100), result="float", accepts=NUMBERS, ulps=8)
+def cos(x):
+    """Cosine of x in radians."""
+    return f.cos(x)
+
+
+@elementwise(np.tan, domain=Domain(-1.5, 1.5), result="float", accepts=NUMBERS, ulps=8)
+def tan(x):
+    """Tangent of x in radians."""
+    return f.tan(x)
+
+
+@elementwise(np.arcsin, domain=Domain(-1, 1), result="float", accepts=NUMBERS, ulps=8)
+def asin(x):
+    """Inverse sine, in −π/2 … π/2."""
+    return f.asin(x)
+
+
+@elementwise(np.arccos, domain=Domain(-1, 1), result="float", accepts=NUMBERS, ulps=8)
+def acos(x):
+    """Inverse cosine, in 0 … π."""
+    return f.acos(x)
+
+
+@elementwise(np.arctan, result="float", accepts=NUMBERS, ulps=8)
+def atan(x):
+    """Inverse tangent, in −π/2 … π/2."""
+    return f.atan(x)
+
+
+@elementwise(np.arctan2, domain=NONZERO, result="float", accepts=NUMBERS, ulps=8)
+def atan2(y, x):
+    """Angle of the point (x, y), in −π … π."""
+    return f.atan2(y, x)
+
+
+@elementwise(np.sinh, domain=Domain(-80, 80), result="float", accepts=NUMBERS, ulps=8)
+def sinh(x):
+    """Hyperbolic sine."""
+    return f.sinh(x)
+
+
+@elementwise(np.cosh, domain=Domain(-80, 80), result="float", accepts=NUMBERS, ulps=8)
+def cosh(x):
+    """Hyperbolic cosine."""
+    return f.cosh(x)
+
+
+@elementwise(np.tanh, result="float", accepts=NUMBERS, partials=lambda y, x: (1 - y * y,), ulps=8)
+def tanh(x):
+    """Hyperbolic tangent."""
+    return f.tanh(x)
+
+
+# --- rounding -----------------------------------------------------------------------------------------------------
+@elementwise(np.floor, accepts=FLOATS)
+def floor(x):
+    """The largest whole number ≤ x. The derivative is 0."""
+    return f.floor(x)
+
+
+@elementwise(np.ceil, accepts=FLOATS)
+def ceil(x):
+    """The smallest whole number ≥ x. The derivative is 0."""
+    return f.ceil(x)
+
+
+@elementwise(np.trunc, accepts=FLOATS)
+def trunc(x):
+    """x without its fraction. The derivative is 0."""
+    return f.trunc(x)
+
+
+@elementwise(np.rint, accepts=FLOATS)
+def round(x):
+    """The nearest whole number, halves to even. The derivative is 0."""
+    return f.rint(x)
+
+
+# --- comparisons and logic ----------------------------------------------------------------------------------------
+_TRUTH_VALUED = "its result is a truth value"
+
+
+@elementwise(np.equal, result="bool", non_differentiable=_TRUTH_VALUED)
+def equal(x, y):
+    """x = y; NaN equals nothing."""
+    return f.equal(x, y)
+
+
+@elementwise(np.not_equal, result="bool", non_differentiable=_TRUTH_VALUED)
+def not_equal(x, y):
+    """x ≠ y."""
+    return f.not_equal(x, y)
+
+
+@elementwise(np.less, result="bool", accepts=NUMBERS, non_differentiable=_TRUTH_VALUED)
+def less(x, y):
+    """x < y."""
+    return x < y
+
+
+@elementwise(np.less_equal, result="bool", accepts=NUMBERS, non_differentiable=_TRUTH_VALUED)
+def less_equal(x, y):
+    """x ≤ y."""
+    return x <= y
+
+
+@elementwise(np.greater, result="bool", accepts=NUMBERS, non_differentiable=_TRUTH_VALUED)
+def greater(x, y):
+    """x > y."""
+    return x > y
+
+
+@elementwise(np.greater_equal, result="bool", accepts=NUMBERS, non_differentiable=_TRUTH_VALUED)
+def greater_equal(x, y):
+    """x ≥ y."""
+    return x >= y
+
+
+@elementwise(np.logical_and, result="bool", truths=("x", "y"), non_differentiable=_TRUTH_VALUED)
+def logical_and(x, y):
+    """Both are true (not 0)."""
+    return f.logical_and(x, y)
+
+
+@elementwise(np.logical_or, result="bool", truths=("x", "y"), non_differentiable=_TRUTH_VALUED)
+def logical_or(x, y):
+    """One is true (not 0)."""
+    return f.logical_or(x, y)
+
+
+@elementwise(np.logical_not, result="bool", truths=("x",), non_differentiable=_TRUTH_VALUED)
+def logical_not(x):
+    """x is false (0)."""
+    return f.logical_not(x)
+
+
+@elementwise(np.isnan, result="bool", accepts=NUMBERS, non_differentiable=_TRUTH_VALUED)
+def isnan(x):
+    """x is not a number."""
+    return f.isnan(x)
+
+
+@elementwise(np.isfinite, result="bool", accepts=FLOATS, non_differentiable=_TRUTH_VALUED)
+def isfinite(x):
+    """x is neither infinite nor NaN."""
+    return f.apply("abs", x) < math.inf
+
+
+@elementwise(np.isinf, result="bool", accepts=FLOATS, non_differentiable=_TRUTH_VALUED)
+def isinf(x):
+    """x is +∞ or −∞."""
+    return f.equal(f.apply("abs", x), math.inf)
+
+
+# --- activations --------------------------------------------------------------------------------------------------
+@elementwise(lambda x: np.where(np.isnan(x), x, np.maximum(x, 0)), domain=NONZERO, accepts=NUMBERS)
+def relu(x):
+    """max(x, 0). The derivative at 0 is 0."""
+    return f.where(x < 0, 0, x)
+
+
+_sigmoid = _scipy("expit")
+
+
+@elementwise(_sigmoid, result="float", accepts=NUMBERS, partials=lambda y, x: (y * (1 - y),), ulps=8)
+def sigmoid(x):
+    """Logistic function, σ(x) = 1 / (1 + e⁻ˣ)."""
+    return f.sigmoid(x)
+
+
+def _times_sigmoid(x: Any) -> Any:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.where(x == -np.inf, 0, x * _sigmoid(x))
+
+
+@elementwise(_times_sigmoid, result="float", accepts=NUMBERS, ulps=8)
+def silu(x):
+    """Sigmoid-weighted linear unit, x·σ(x). (Elfwing et al. 2017)"""
+    return f.where(x < -1e4, 0, x * f.sigmoid(x))
+
+
+def _gelu(x: Any) -> Any:
+    import scipy.special
+
+    with np.errstate(invalid="ignore"):
+        return np.where(x == -np.inf, 0, x * scipy.special.ndtr(x))
+
+
+@elementwise(_gelu, result="float", accepts=NUMBERS, ulps=8, cancels=True)
+def gelu(x):
+    """Gaussian error linear unit, x·Φ(x). (Hendrycks and Gimpel 2016)"""
+    return f.where(x < -1e4, 0, 0.5 * x * f.erfc(x * -math.sqrt(0.5)))
+
+
+def _gelu_tanh(x: Any) -> Any:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.where(x == -np.inf, 0, x * _sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+@elementwise(_gelu_tanh, result="float", accepts=NUMBERS, ulps=8, cancels=True)
+def gelu_tanh(x):
+    """GELU by its tanh approximation, x/2·(1 + tanh(√(2/π)·(x + 0.044715 x³))). (Hendrycks and Gimpel 2016)
+
+    Written with (1 + tanh u) / 2 = σ(2u), which keeps the small values below 0.
+    """
+    inner = 2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+    return f.where(x < -1e4, 0, x * f.sigmoid(inner))
+
+
+@elementwise(
+    lambda x: np.logaddexp(x, 0), result="float", accepts=NUMBERS, ulps=8, partials=lambda y, x: (f.sigmoid(x),)
+)
+def softplus(x):
+    """log(1 + eˣ), without overflow."""
+    return f.maximum(x, 0) + f.log1p(f.exp(-f.apply("abs", x)))
+
+
+@elementwise(lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), domain=NONZERO, result="float", accepts=NUMBERS)
+def elu(x):
+    """x above 0, eˣ − 1 below. (Clevert et al. 2015)"""
+    return f.where(x > 0, x, f.expm1(x))
+
+
+@elementwise(lambda x, slope: np.where(x > 0, x, slope * x), domain=(NONZERO, Domain(0, 1)), accepts=FLOATS)
+def leaky_relu(x, slope):
+    """x above 0, slope·x below; the slope is a number or a tensor (then it is PReLU)."""
+    return f.where(x > 0, x, slope * x)
+
+
+@elementwise(
+    lambda x: x * np.clip(x / 6 + 0.5, 0, 1), domain=Domain(excluded=(-3.0, 3.0)), result="float",
+    accepts=NUMBERS, ulps=8,
+)  # fmt: skip
+def hardswish(x):
+    """x·min(max(x + 3, 0), 6) / 6. (Howard et al. 2019)"""
+    return f.where(x <= -3, x * 0, x * f.minimum(f.maximum(x / 6 + 0.5, 0), 1))
+
+
+@elementwise(
+    lambda a, b, t: a + t * (b - a), accepts=FLOATS, domain=Domain(-1e3, 1e3, special=False), ulps=8, cancels=True
+)
+def lerp(a, b, t):
+    """a + t·(b − a): from a at t = 0 to b at t = 1."""
+    return a + t * (b - a)
+
+
+__all__ = [name for name, value in list(globals().items()) if hasattr(value, "vjp_formula")]

@@ -1,0 +1,201 @@
+"""From tensors to a launch: plans (what to run, worked out once a shape) and the call itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..devices import Backend, Device, Executable, LaunchConfig
+from ..dtypes import DType
+from ..errors import DeviceMismatch, DTypeError
+from ..kernels import compile as compiler
+from ..kernels import map as maps
+from ..kernels.compile import Program
+from ..kernels.formula import Expr
+from ..shapes import Shape, broadcast, collapse, expand_strides, numel, row_major
+from ..tensor import Tensor, dense
+
+_EXECUTABLES: dict[tuple[Any, ...], Executable] = {}
+_MAX_PLANS = 4096  # shapes vary without end in some programs: forget all, then learn again
+
+
+def executable(backend: Backend, build: Callable[..., Program], *choices: Any) -> Executable:
+    """The kernel that `build(*choices)` describes, compiled and loaded once for this machine."""
+    key = (backend, build, choices)
+    found = _EXECUTABLES.get(key)
+    if found is None:
+        found = _EXECUTABLES[key] = compiler.load(build(*choices), backend)
+    return found
+
+
+def run(
+    device: Device,
+    build: Callable[..., Program],
+    choices: tuple[Any, ...],
+    arguments: Sequence[Any],
+    blocks: int,
+    threads: int = 256,
+) -> None:
+    """Launch a kernel. Tensors among the arguments stand for their addresses, looked up under the lock."""
+    backend = device.backend
+    kernel = executable(backend, build, *choices)
+    config = LaunchConfig(max(1, min(blocks, 0x7FFFFFFF)), 1, threads)
+    with backend.lock:
+        kernel.launch(config, tuple([a.address if isinstance(a, Tensor) else a for a in arguments]), 0)
+
+
+def spread(backend: Backend, items: int, threads: int = 256) -> int:
+    """Blocks for a grid-stride loop over items."""
+    return -(-items // threads) if backend.kind != "cpu" else 1
+
+
+def same_device(tensors: Sequence[Tensor], op: str) -> Device:
+    """The device that all tensors are on. Raises DeviceMismatch."""
+    first = tensors[0].storage.device
+    for t in tensors:
+        if t.storage.device is not first and t.storage.device != first:
+            names = ", ".join(str(t.device) for t in tensors)
+            raise DeviceMismatch(f"{op}: tensors are on {names}; move them to one device with to_device()")
+    return first
+
+
+class Plan:
+    """A launch of an elementwise kernel with everything settled but the addresses."""
+
+    __slots__ = ("config", "kernel", "numel", "shape", "strides", "tail")
+
+    def __init__(self, shape: Shape, kernel: Executable | None, config: LaunchConfig, tail: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.strides = row_major(shape)
+        self.numel = numel(shape)
+        self.kernel = kernel  # None: nothing to do
+        self.config = config
+        self.tail = tail
+
+
+class MapKernel:
+    """Formulas over named operands, run on tensors and numbers of any dtype and layout.
+
+    truths: names of the operands that the formulas use as truth values.
+    """
+
+    def __init__(self, name: str, names: Sequence[str], formulas: Sequence[Expr], truths: Sequence[str] = ()) -> None:
+        self.name = name
+        self.names = tuple(names)
+        self.formulas = tuple(formulas)
+        self.truths = frozenset(truths)
+        self._plans: dict[tuple[Any, ...], Plan] = {}
+
+    def __call__(
+        self,
+        inputs: Sequence[Any],
+        dtypes: tuple[DType, ...],
+        compute: DType,
+        into: Sequence[Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Compute the formulas in `compute`; results have `dtypes`, or are written `into` the given tensors."""
+        device = None
+        parts: list[Any] = [compute, dtypes, into is None]
+        for x in inputs if into is None else (*into, *inputs):
+            if isinstance(x, Tensor):
+                storage = x.storage
+                if device is None:
+                    device = storage.device
+                elif storage.device is not device and storage.device != device:
+                    same_device([x for x in inputs if isinstance(x, Tensor)], self.name)
+                # the offset matters to a plan only by its alignment
+                parts += (x.dtype, x.shape, x.strides, x.offset & 15)
+            else:
+                parts.append(None)
+        assert device is not None
+        backend = device.backend
+        parts.append(backend)
+        key = tuple(parts)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plan(backend, inputs, dtypes, compute, into)
+            if len(self._plans) >= _MAX_PLANS:
+                self._plans.clear()
+            self._plans[key] = plan
+        if into is None:
+            outputs = [dense(device, d, plan.shape, plan.strides, plan.numel) for d in dtypes]
+        else:
+            outputs = list(into)
+        if plan.kernel is not None:
+            with backend.lock:
+                arguments: list[Any] = []
+                for x in (*outputs, *inputs):
+                    if isinstance(x, Tensor):
+                        arguments.append(x.storage.block.address + x.offset * x.dtype.itemsize)
+                    else:
+                        arguments.append(x)
+                plan.kernel.launch(plan.config, (*arguments, *plan.tail), 0)
+        if into is not None:
+            for x in into:
+                x.storage.version += 1
+        return outputs
+
+    def _plan(
+        self,
+        backend: Backend,
+        inputs: Sequence[Any],
+        dtypes: tuple[DType, ...],
+        compute: DType,
+        into: Sequence[Tensor] | None,
+    ) -> Plan:
+        tensors = [x for x in inputs if isinstance(x, Tensor)]
+        shape = into[0].shape if into else broadcast([x.shape for x in tensors], self.name)
+        outs = [(o.dtype, o.strides, o.offset) for o in into] if into else [(d, row_major(shape), 0) for d in dtypes]
+        strides = [o[1] for o in outs] + [expand_strides(x.shape, x.strides, shape) for x in tensors]
+        sizes, walks = collapse(shape, strides)
+        operands = tuple(
+            maps.Operand(name, x.dtype if isinstance(x, Tensor) else None, name in self.truths)
+            for name, x in zip(self.names, inputs, strict=True)
+        )
+        job = maps.Map(self.name, self.formulas, tuple(o[0] for o in outs), operands, compute)
+        total = 1
+        for n in sizes:
+            total *= n
+        if total == 0:
+            return Plan(shape, None, LaunchConfig(1), ())
+        if len(sizes) == 1 and all(walk == (1,) for walk in walks):
+            bytes_at = [o[2] * o[0].itemsize for o in outs] + [x.offset * x.dtype.itemsize for x in tensors]
+            return self._contiguous(backend, shape, job, total, bytes_at)
+        return self._strided(backend, shape, job, sizes, walks)
+
+    def _contiguous(self, backend: Backend, shape: Shape, job: maps.Map, total: int, bytes_at: list[int]) -> Plan:
+        dtypes = [*job.outputs, *(x.dtype for x in job.inputs if x.dtype is not None)]
+        width = 1 if backend.kind == "cpu" else maps.vector_width(dtypes)
+        if any(at % (width * d.itemsize) for at, d in zip(bytes_at, dtypes, strict=True)):
+            width = 1  # an offset view: vectors would not be aligned
+        kernel = executable(backend, maps.contiguous, job, width)
+        blocks = spread(backend, max(1, total // width), maps.THREADS)
+        return Plan(shape, kernel, LaunchConfig(min(blocks, 0x7FFFFFFF), 1, maps.THREADS), (total,))
+
+    def _strided(self, backend: Backend, shape: Shape, job: maps.Map, sizes: Shape, walks: list[Shape]) -> Plan:
+        rank = next((r for r in (1, 2, 4, 8) if r >= len(sizes)), len(sizes))
+        lead = rank - len(sizes)
+        sizes = (1,) * lead + sizes
+        walks = [(0,) * lead + walk for walk in walks]
+        rows = 1
+        for n in sizes[:-1]:
+            rows *= n
+        run = sizes[-1] if backend.kind == "cpu" else 1
+        segments = -(-sizes[-1] // run)
+        kernel = executable(backend, maps.strided, job, rank)
+        blocks = spread(backend, rows * segments, maps.THREADS)
+        tail = (rows, segments, run, *sizes, *(s for walk in walks for s in walk))
+        return Plan(shape, kernel, LaunchConfig(min(blocks, 0x7FFFFFFF), 1, maps.THREADS), tail)
+
+
+def check_number(value: Any, compute: DType, op: str) -> Any:
+    """A Python number as the kernel's scalar type; raises DTypeError if it cannot hold it."""
+    if compute.is_floating:
+        return float(value)
+    if compute.kind == "bool":
+        return int(bool(value))
+    low, high = (0, 2**64 - 1) if compute.kind == "uint" else (-(2**63), 2**63 - 1)
+    if not low <= int(value) <= high:
+        raise DTypeError(f"{op}: the number {value} does not fit {compute.name}")
+    number = int(value)
+    return number - 2**64 if number >= 2**63 else number  # the same bits, as the launch's int64

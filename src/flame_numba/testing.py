@@ -1,0 +1,236 @@
+"""Checks of an op against its entry: the generated tests call these, and so can the tests of your own ops.
+
+    from flame_numba.testing import check_forward, check_gradient
+    check_forward(TABLE["silu"], fn.bfloat16, seed=0)
+    check_gradient(TABLE["silu"], seed=0, order=2)
+
+Each check draws its operands from a seed: shapes, broadcasting, memory layouts, ordinary and extreme values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from . import dtypes
+from .dtypes import DType
+from .gradcheck import gradcheck
+from .ops.creation import asarray
+from .ops.movement import flip, permute, strided_slice
+from .ops.table import Domain, Entry, Integers
+from .tensor import Tensor
+
+Array = npt.NDArray[Any]
+
+LAYOUTS = ("contiguous", "permuted", "offset", "strided", "reversed", "broadcast")
+SHAPES: tuple[tuple[int, ...], ...] = (
+    (), (1,), (7,), (0,), (3, 5), (13, 11), (2, 1, 3), (4, 0), (2, 3, 5), (1, 1), (2, 3, 2, 2), (257,),
+)  # fmt: skip
+
+
+def with_layout(array: Array, layout: str) -> Tensor:
+    """A tensor equal to the array that lies in memory in another way than row-major."""
+    x = asarray(array)
+    if layout == "permuted" and x.ndim > 1:
+        axes = tuple(reversed(range(x.ndim)))
+        return permute(asarray(np.ascontiguousarray(array.transpose(axes))), axes)
+    if layout == "offset" and x.ndim:
+        wider = np.concatenate([array[..., :1], array], -1) if array.shape[-1] else array
+        begin = wider.shape[-1] - array.shape[-1]
+        starts = (0,) * (x.ndim - 1) + (begin,)
+        return strided_slice(asarray(wider), starts, x.shape, (1,) * x.ndim)
+    if layout == "strided" and x.ndim:
+        doubled = np.repeat(array, 2, -1)
+        return strided_slice(asarray(doubled), (0,) * x.ndim, x.shape, (1,) * (x.ndim - 1) + (2,))
+    if layout == "reversed" and x.ndim:
+        return flip(asarray(np.ascontiguousarray(np.flip(array))))
+    return x
+
+
+def _specials(dtype: DType) -> list[float]:
+    info = ml_dtypes.finfo(dtype.numpy)
+    tiny, sub = float(info.smallest_normal), float(info.smallest_subnormal)
+    return [np.nan, np.inf, -np.inf, 0.0, -0.0, sub, -sub, tiny, float(info.max), float(info.min), 1.0, -1.0]
+
+
+def _floats(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType, domain: Domain, special: bool) -> Array:
+    low, high = max(domain.low, -10.0), min(domain.high, 10.0)
+    values = rng.uniform(low, high, shape)
+    if special and rng.random() < 0.5:  # the whole domain, in powers
+        values *= 10.0 ** rng.uniform(-3, 1 if np.isfinite(domain.high) else 4, shape)
+        values = np.clip(values, domain.low, domain.high)
+    margin = 1e-2 * (high - low)
+    for point in domain.excluded:
+        near = np.abs(values - point) < margin
+        values = np.where(near, point + margin * (1 + rng.random(shape)), values)
+    if special and domain.special and values.size and rng.random() < 0.7:
+        flat = values.reshape(-1)
+        picks = rng.integers(0, flat.size, size=min(flat.size, 6))
+        flat[picks] = rng.choice(_specials(dtype), picks.size)
+        values = flat.reshape(shape)
+    with np.errstate(over="ignore"):
+        return values.astype(dtype.numpy)
+
+
+def _integers(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType, domain: Domain) -> Array:
+    info = np.iinfo(dtype.numpy)
+    if np.isfinite(domain.high) or domain.low == 0.0:  # a domain of small numbers
+        low = max(int(np.ceil(domain.low)), info.min, 0 if domain.high == 4 else -100) if np.isfinite(domain.low) else 0
+        low = max(low, 1) if domain.low in (0.0, 0.5) else low
+        return rng.integers(low, int(min(100, info.max, domain.high)), shape).astype(dtype.numpy)
+    values = rng.integers(info.min, info.max, shape, dtype.numpy, endpoint=True)
+    return np.where(values == 0, 1, values).astype(dtype.numpy) if domain.excluded else values
+
+
+def _values(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: DType, domain: Domain, special: bool = True
+) -> Array:
+    if dtype.kind == "bool":
+        return rng.random(shape) < 0.5
+    if dtype.is_integer:
+        return _integers(rng, shape, dtype, domain)
+    return _floats(rng, shape, dtype, domain, special)
+
+
+def _broadcast_shapes(rng: np.random.Generator, count: int) -> list[tuple[int, ...]]:
+    shape = SHAPES[rng.integers(len(SHAPES))]
+    shapes = [shape]
+    for _ in range(count - 1):
+        sizes = [1 if rng.random() < 0.2 else n for n in shape]
+        shapes.append(tuple(sizes[rng.integers(0, len(sizes) + 1) if rng.random() < 0.3 else 0 :]))
+    return shapes
+
+
+def _wide(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype.kind in "fV" or array.dtype == dtypes.bfloat16.numpy else array
+
+
+def _draw_elementwise(entry: Entry, dtype: DType, rng: np.random.Generator, special: bool) -> list[Array]:
+    shapes = _broadcast_shapes(rng, len(entry.parameters))
+    arrays = []
+    for domain, shape, flag in zip(entry.domain, shapes, entry.op._truth_flags, strict=True):  # type: ignore[attr-defined]
+        kind = dtypes.bool_ if flag and rng.random() < 0.5 else dtype
+        arrays.append(_values(rng, shape, kind, domain, special))
+    return arrays
+
+
+def check_forward(entry: Entry, dtype: DType, seed: int) -> None:
+    """Run the op on operands of `dtype` drawn from a seed; raise AssertionError if it differs from its reference."""
+    rng = np.random.default_rng(seed)
+    if entry.kind == "elementwise":
+        _check_elementwise(entry, dtype, rng)
+    else:
+        for case in entry.cases:
+            _check_case(entry, case.operands, case.keywords, dtype, rng)
+
+
+def _check_elementwise(entry: Entry, dtype: DType, rng: np.random.Generator) -> None:
+    arrays = _draw_elementwise(entry, dtype, rng, special=True)
+    operands = [with_layout(a, str(rng.choice(LAYOUTS))) for a in arrays]
+    y = entry.op(*operands)
+    with np.errstate(all="ignore"):
+        # integers that become floats (√2) are computed in f64, others (wrapping sums, comparisons) in themselves
+        given = [a.astype(np.float64) if y.dtype.is_floating else _wide(a) for a in arrays]
+        expected = np.asarray(entry.reference(*given))
+    assert y.shape == expected.shape, f"{entry.name}: shape {y.shape}, expected {expected.shape}"
+    _compare(entry, y, expected, arrays, dtype)
+
+
+def _compare(entry: Entry, y: Tensor, expected: Array, operands: Sequence[Array], dtype: DType) -> None:
+    found = y.numpy()
+    if not y.dtype.is_floating:
+        assert np.array_equal(found, expected.astype(y.dtype.numpy)), _difference(entry, dtype, found, expected)
+        return
+    with np.errstate(all="ignore"):
+        rounded = expected.astype(y.dtype.numpy).astype(np.float64)
+        wide = found.astype(np.float64)
+        largest = np.ones(())
+        for a in operands:
+            operand = np.abs(_wide(a).astype(np.float64))
+            largest = np.maximum(largest, np.where(np.isfinite(operand), operand, 0))
+        size = np.fmax(np.abs(expected), largest) if entry.cancels else np.abs(expected)
+        # computed in f32 (f64) within the entry's ulps, then rounded once to the dtype
+        relative = entry.ulps * y.dtype.accumulator.eps + (y.dtype.eps if y.dtype.itemsize == 2 else 0)
+        smallest = float(ml_dtypes.finfo(y.dtype.numpy).smallest_subnormal)
+        # an intermediate value that underflows is off by a subnormal, and may yet be multiplied by an operand
+        close = np.abs(wide - expected) <= relative * size + (entry.ulps + 1) * smallest * np.minimum(largest, 1e4)
+        # beyond the largest number, rounding may go either way within the tolerance
+        limit = float(ml_dtypes.finfo(y.dtype.numpy).max)
+        edge = np.isinf(wide) & (np.abs(expected) >= limit * (1 - 2 * relative)) & (np.sign(wide) == np.sign(expected))
+    same = (wide == rounded) | (np.isnan(wide) & np.isnan(rounded))
+    assert np.all(same | close | edge), _difference(entry, dtype, found, expected, ~(same | close | edge))
+
+
+def _difference(entry: Entry, dtype: DType, found: Array, expected: Array, where: Array | None = None) -> str:
+    wrong = found != expected if where is None else where
+    at = tuple(int(i) for i in np.argwhere(wrong)[0]) if found.shape else ()
+    return f"{entry.name} in {dtype.name}: at {at} found {found[at]!r}, expected {expected[at]!r}"
+
+
+def _case_arrays(operands: Sequence[Any], dtype: DType, domain: Domain, rng: np.random.Generator) -> list[Any]:
+    result: list[Any] = []
+    for o in operands:
+        if isinstance(o, Integers):
+            result.append(rng.integers(o.low, o.high, o.shape))
+        elif not isinstance(o, tuple):
+            result.append(o)
+        elif dtype.is_floating:
+            low, high = max(domain.low, -2.0), min(domain.high, 2.0)
+            result.append(np.asarray(rng.uniform(low, high, o)).astype(dtype.numpy))
+        elif dtype.kind == "bool":
+            result.append(np.asarray(rng.random(o) < 0.5))
+        else:
+            result.append(np.asarray(rng.integers(0 if dtype.kind == "uint" else -5, 6, o)).astype(dtype.numpy))
+    return result
+
+
+def _check_case(entry: Entry, operands: Sequence[Any], keywords: dict[str, Any], dtype: DType, rng: Any) -> None:
+    arrays = _case_arrays(operands, dtype, entry.domain[0], rng)
+    is_shape = [isinstance(a, np.ndarray) for a in arrays]
+    tensors = [with_layout(a, str(rng.choice(LAYOUTS))) if t else a for a, t in zip(arrays, is_shape, strict=True)]
+    y = (entry.example or entry.op)(*tensors, **keywords)
+    with np.errstate(all="ignore"):
+        expected = np.asarray(
+            entry.reference(*[_wide(a) if t else a for a, t in zip(arrays, is_shape, strict=True)], **keywords)
+        )
+    assert y.shape == expected.shape, f"{entry.name}{operands}: shape {y.shape}, expected {expected.shape}"
+    size = float(np.max(np.abs(expected.astype(np.float64)), initial=1.0))
+    if y.dtype.is_floating:
+        # a composite rounds to 16 bits after each of its ops, a primitive once
+        roundings = 4 if entry.kind == "composite" else 1
+        narrow = roundings * y.dtype.eps if y.dtype.itemsize == 2 else 0
+        tolerance = (max(entry.ulps, 1) * y.dtype.accumulator.eps + narrow) * size
+        worst = float(np.max(np.abs(y.numpy().astype(np.float64) - expected), initial=0.0))
+        assert worst <= tolerance, (
+            f"{entry.name}{operands} {keywords} in {dtype.name}: off by {worst}, allowed {tolerance}"
+        )
+    else:
+        assert np.array_equal(y.numpy(), expected), f"{entry.name}{operands} {keywords} in {dtype.name} differs"
+
+
+def check_gradient(entry: Entry, seed: int, order: int = 1) -> None:
+    """Compare the op's f64 gradients with central differences. Raises GradientError on a difference."""
+    rng = np.random.default_rng(seed)
+    if entry.kind == "elementwise":
+        arrays = _draw_elementwise(entry, dtypes.float64, rng, special=False)
+        if sum(a.size for a in arrays) > 100:
+            return
+        truths = entry.op._truth_flags  # type: ignore[attr-defined]
+        tensors = [with_layout(a, str(rng.choice(LAYOUTS))) for a in arrays]
+        inputs = [t if truth else t.requires_grad_() for t, truth in zip(tensors, truths, strict=True)]
+        gradcheck(entry.op, inputs, order=order, seed=seed, rtol=1e-4, atol=1e-5)
+        return
+    for case in entry.cases:
+        arrays = _case_arrays(case.operands, dtypes.float64, entry.domain[0], rng)
+        if sum(a.size for a in arrays if isinstance(a, np.ndarray)) > 300:
+            continue
+        tensors = [with_layout(a, str(rng.choice(LAYOUTS))) if isinstance(a, np.ndarray) else a for a in arrays]
+        for t in tensors:
+            if isinstance(t, Tensor) and t.dtype.is_floating:
+                t.requires_grad_()
+        op, keywords = entry.example or entry.op, case.keywords
+        gradcheck(lambda *xs: op(*xs, **keywords), tensors, order=order, seed=seed, rtol=1e-4, atol=1e-6)  # noqa: B023
