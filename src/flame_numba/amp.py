@@ -1,0 +1,154 @@
+"""Mixed precision: `autocast` says in which dtype products run, `GradScaler` keeps f16 gradients from vanishing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from .dtypes import bool_, float32, float64
+from .errors import ConfigError, GradientError
+from .kernels import formula
+from .ops.autocast import autocast
+from .ops.creation import zeros
+from .ops.reductions import any as any_of
+from .ops.update import update
+from .optim import Optimizer
+from .shapes import row_major
+from .tensor import Tensor, new
+
+__all__ = ["GradScaler", "autocast"]
+
+_LARGEST = 3.4e38  # about the largest f32
+_ALIGNMENT = 16  # flags of one gradient begin at a multiple: its kernel can then write vectors
+
+
+@update
+def _unscale(result, bad, gradient, factor):  # type: ignore[no-untyped-def]
+    """The gradient times a factor, and whether that is infinite or NaN."""
+    value = gradient * factor
+    return value, formula.logical_not(formula.apply("abs", value) < float("inf"))
+
+
+class GradScaler:
+    """Multiplies the loss by a scale, so that small gradients stay above f16's smallest numbers, and divides it out.
+
+    A step whose gradients hold an infinity or a NaN is skipped, and the scale shrinks by `backoff_factor`; after
+    `growth_interval` good steps in a row it grows by `growth_factor`. (Micikevicius et al. 2017)
+
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    One value a step comes to the host: whether the gradients are finite. With enabled=False everything passes through.
+    """
+
+    def __init__(
+        self, init_scale: float = 2.0**16, growth_factor: float = 2.0, backoff_factor: float = 0.5,
+        growth_interval: int = 2000, enabled: bool = True,
+    ) -> None:  # fmt: skip
+        if not 0 < init_scale < float("inf"):
+            raise ConfigError(f"GradScaler: init_scale={init_scale} must be > 0 and finite")
+        if not growth_factor >= 1 or not 0 < backoff_factor < 1 or growth_interval < 1:
+            raise ConfigError(
+                f"GradScaler: growth_factor={growth_factor} must be ≥ 1, backoff_factor={backoff_factor} "
+                f"in 0 … 1, growth_interval={growth_interval} ≥ 1"
+            )
+        self.growth_factor, self.backoff_factor = float(growth_factor), float(backoff_factor)
+        self.growth_interval, self.enabled = growth_interval, enabled
+        self._scale, self._good_steps = float(init_scale), 0
+        self._bad: WeakKeyDictionary[Optimizer, Tensor | None] = WeakKeyDictionary()  # unscaled, not yet stepped
+        self._overflowed: list[bool] = []  # of the steps since the last update
+
+    def get_scale(self) -> float:
+        """What the loss is multiplied by; 1 if not enabled."""
+        return self._scale if self.enabled else 1.0
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """loss · scale, in f32 if the loss is f16 or bf16: the product could exceed f16."""
+        if not self.enabled:
+            return loss
+        wide = loss.to_dtype(float32) if loss.dtype.itemsize == 2 else loss
+        return wide * self._scale
+
+    def unscale_(self, optimizer: Optimizer) -> None:
+        """Divide the optimizer's gradients by the scale now, say to clip them; `step` then does not.
+
+        Gradients in f16 or bf16 become f32, where small ones survive. Raises GradientError the second time in a step.
+        """
+        if not self.enabled:
+            return
+        if optimizer in self._bad:
+            raise GradientError("unscale_: this optimizer's gradients were unscaled already since its last step")
+        self._bad[optimizer] = _unscale_all(optimizer.parameters, 1 / self._scale)
+
+    def step(self, optimizer: Optimizer) -> bool:
+        """`optimizer.step()` with unscaled gradients, unless one is infinite or NaN; whether the step was taken.
+
+        Waits for the device, once.
+        """
+        if not self.enabled:
+            optimizer.step()
+            return True
+        if optimizer not in self._bad:
+            self.unscale_(optimizer)
+        bad = self._bad.pop(optimizer)
+        overflowed = bad is not None and bool(bad.item())
+        self._overflowed.append(overflowed)
+        if not overflowed:
+            optimizer.step()
+        return not overflowed
+
+    def update(self) -> None:
+        """Adapt the scale to what the steps since the last call met. Raises GradientError if there were none."""
+        if not self.enabled:
+            return
+        if not self._overflowed:
+            raise GradientError("update: no step() since the last update()")
+        if any(self._overflowed):
+            self._scale, self._good_steps = self._scale * self.backoff_factor, 0
+        else:
+            self._good_steps += 1
+            if self._good_steps == self.growth_interval:
+                self._grow()
+        self._overflowed.clear()
+
+    def _grow(self) -> None:
+        self._good_steps = 0
+        if self._scale * self.growth_factor < _LARGEST:  # an infinite scale would never recover
+            self._scale *= self.growth_factor
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scale, the good steps so far, and the settings."""
+        return {
+            "scale": self._scale, "good_steps": self._good_steps, "growth_factor": self.growth_factor,
+            "backoff_factor": self.backoff_factor, "growth_interval": self.growth_interval,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        checked = GradScaler(state["scale"], state["growth_factor"], state["backoff_factor"], state["growth_interval"])
+        self._scale, self._good_steps = checked._scale, int(state["good_steps"])
+        self.growth_factor, self.backoff_factor = checked.growth_factor, checked.backoff_factor
+        self.growth_interval = checked.growth_interval
+
+
+def _unscale_all(parameters: list[Tensor], factor: float) -> Tensor | None:
+    """Replace gradients by gradient · factor; whether one is infinite or NaN, as a bool on the device.
+
+    The gradients' own memory is left alone: a gradient may be a broadcast view, or shared by two parameters.
+    """
+    given = [p for p in parameters if p.grad is not None]
+    if not given:
+        return None
+    sizes = [-(-p.numel // _ALIGNMENT) * _ALIGNMENT for p in given]
+    flags = zeros((sum(sizes),), dtype=bool_, device=given[0].device)
+    start = 0
+    for parameter, size in zip(given, sizes, strict=True):
+        gradient = parameter.grad
+        assert gradient is not None
+        result = new(gradient.device, float64 if gradient.dtype is float64 else float32, gradient.shape)
+        _unscale(result, flags.alias(gradient.shape, row_major(gradient.shape), start), gradient, factor)
+        parameter.grad = result
+        start += size
+    return any_of(flags)  # type: ignore[no-any-return]

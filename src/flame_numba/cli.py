@@ -1,0 +1,157 @@
+"""The command `flame-numba`: what is here, and trainings on real data."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import NoReturn
+
+from .devices import Device, cuda_device_count, explain_missing_cuda
+from .errors import FlameError
+from .kernels.compile import cache_folder
+from .pool_stats import format_bytes
+
+PACKAGES = ("flame-numba", "numpy", "numba", "numba-cuda", "llvmlite", "cuda-bindings")
+FAILURE = 2  # exit status for anything the user can put right
+
+
+class _UsageError(Exception):
+    """The arguments make no sense."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(f"{self.prog}: {message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0, or 2 with one sentence on standard error."""
+    try:
+        arguments = _parser().parse_args(argv)
+        arguments.run(arguments)
+        return 0
+    except _UsageError as error:
+        print(error, file=sys.stderr)
+    except BrokenPipeError:  # the reader, say `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+    except (FlameError, OSError) as error:
+        print(f"flame-numba: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("flame-numba: interrupted", file=sys.stderr)
+        return 130  # as a shell reports SIGINT
+    return FAILURE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="flame-numba", description="A tensor runtime for NVIDIA GPUs, written in Python on Numba.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="{info,train}")
+    info = commands.add_parser("info", help="devices, versions, kernel cache")
+    info.set_defaults(run=_info)
+    train = commands.add_parser("train", help="train a network on real data")
+    trainings = train.add_subparsers(title="data sets", required=True, metavar="{digits,fashion-mnist}")
+    _add_digits(trainings.add_parser("digits", help="handwritten digits, in under a minute"))
+    _add_fashion_mnist(trainings.add_parser("fashion-mnist", help="reproduce a published result"))
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, precision: str) -> None:
+    parser.add_argument("--device", type=_device, help="cpu, cuda or cuda:N (default: the first GPU, else cpu)")
+    parser.add_argument("--epochs", type=_positive, metavar="N", help="passes over the data")
+    parser.add_argument(
+        "--precision", choices=("f32", "bf16", "f16"), default=precision, help="default: %(default)s"
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+
+
+def _add_digits(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser, "bf16")
+    parser.add_argument("--out", default="runs/digits", metavar="DIR", help="for the pictures (default: %(default)s)")
+    parser.set_defaults(run=_train_digits)
+
+
+def _add_fashion_mnist(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser, "f32")
+    parser.add_argument("--recipe", choices=("quickstart", "lenet"), default="quickstart", help="default: %(default)s")
+    parser.add_argument("--data", metavar="DIR", help="the folder with the four idx files, raw or .gz")
+    parser.set_defaults(run=_train_fashion_mnist)
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number ≥ 1, got {text!r}")
+    return int(text)
+
+
+def _device(text: str) -> Device:
+    try:
+        return Device.parse(text)
+    except FlameError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+# --- info ---------------------------------------------------------------------------------------------------------
+def _info(arguments: argparse.Namespace) -> None:
+    print("devices")
+    for device in [Device.cuda(i) for i in range(cuda_device_count())] + [Device.cpu()]:
+        print(f"  {device!s:<15}{_described(device)}")
+    if reason := explain_missing_cuda():
+        print(f"  {'cuda':<15}unavailable: {reason}")
+    print("versions")
+    print(f"  {'python':<15}{platform.python_version()}")
+    for package in PACKAGES:
+        print(f"  {package:<15}{_version(package)}")
+    entries, nbytes = _cache_contents()
+    print("kernel cache")
+    print(f"  {'folder':<15}{cache_folder()}")
+    print(f"  {'entries':<15}{entries} ({format_bytes(nbytes)})")
+
+
+def _described(device: Device) -> str:
+    memory = device.memory_info()
+    capability = "" if device.capability is None else f", capability {device.capability[0]}.{device.capability[1]}"
+    return f"{device.name}{capability}, {format_bytes(memory.free)} free of {format_bytes(memory.total)}"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _cache_contents() -> tuple[int, int]:
+    """(files, bytes) of compiled kernels."""
+    sizes = [path.stat().st_size for path in cache_folder().glob("??/*") if path.suffix in (".o", ".cubin")]
+    return len(sizes), sum(sizes)
+
+
+# --- train --------------------------------------------------------------------------------------------------------
+def _train_digits(arguments: argparse.Namespace) -> None:
+    from .train import digits, loop
+
+    run = digits.train_digits(
+        arguments.out, epochs=arguments.epochs or digits.EPOCHS, precision=arguments.precision, seed=arguments.seed,
+        device=arguments.device,
+    )  # fmt: skip
+    print("\nmemory pool")
+    print("\n".join(f"  {line}" for line in str(run.pool).splitlines()))
+    print("pictures: " + ", ".join(str(path) for path in run.pictures))
+    print("\n".join(loop.final_lines(run.epochs[-1])))
+
+
+def _train_fashion_mnist(arguments: argparse.Namespace) -> None:
+    from .train import fashion_mnist, loop
+
+    epochs = fashion_mnist.train_fashion_mnist(
+        arguments.recipe, precision=arguments.precision, epochs=arguments.epochs, seed=arguments.seed,
+        folder=arguments.data, device=arguments.device,
+    )  # fmt: skip
+    print("\n".join(loop.final_lines(epochs[-1])))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

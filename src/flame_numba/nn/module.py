@@ -1,0 +1,185 @@
+"""`Module`: an object whose attributes hold parameters, buffers and other modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..devices import Device
+from ..dtypes import DType, as_dtype
+from ..errors import ConfigError, DTypeError, ShapeError
+from ..ops.movement import copied, copy_into
+from ..tensor import Parameter, Tensor
+
+Array = npt.NDArray[Any]
+
+
+class Module:
+    """Part of a network. Subclasses set attributes in `__init__` and define `forward`; calling the module calls it.
+
+    What the attributes are decides what they mean: a Parameter is trained, any other Tensor is a buffer (saved and
+    moved, not trained), a Module is a part. Lists, tuples and dicts of these count as well. No `super().__init__()`
+    is needed. Names are paths, such as `layers.0.weight`.
+    """
+
+    training: bool = True
+
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} has no forward()")
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        return self.forward(*args, **keywords)
+
+    # --- what it holds ------------------------------------------------------------------------------------------
+    def members(self) -> Iterator[tuple[str, Any]]:
+        """(name, value) of the attributes, and of the items of those that are lists, tuples or dicts."""
+        for name, value in vars(self).items():
+            if isinstance(value, (list, tuple)):
+                yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
+            elif isinstance(value, dict):
+                yield from ((f"{name}.{key}", item) for key, item in value.items())
+            else:
+                yield name, value
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """(name, module) of the direct parts."""
+        return ((name, value) for name, value in self.members() if isinstance(value, Module))
+
+    def modules(self) -> Iterator[Module]:
+        """The module itself and all below it, each once."""
+        seen: set[int] = set()
+        pending: list[Module] = [self]
+        while pending:
+            module = pending.pop()
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield module
+                pending.extend(reversed([child for _, child in module.children()]))
+
+    def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """(path, tensor) of all parameters and buffers; one that is shared comes under each of its names."""
+        for name, value in self.members():
+            if isinstance(value, Tensor):
+                yield prefix + name, value
+            elif isinstance(value, Module):
+                yield from value.named_tensors(f"{prefix}{name}.")
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """(path, parameter) of all parameters; one that is shared comes once, under its first name."""
+        return _once((name, x) for name, x in self.named_tensors() if isinstance(x, Parameter))
+
+    def parameters(self) -> Iterator[Parameter]:
+        """All parameters, each once."""
+        return (x for _, x in self.named_parameters())
+
+    # --- training -----------------------------------------------------------------------------------------------
+    def train(self, mode: bool = True) -> Module:
+        """Set `training` here and below: dropout drops only while it is True. Returns the module."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Module:
+        """`train(False)`."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    # --- moving -------------------------------------------------------------------------------------------------
+    def to_dtype(self, dtype: Any) -> Module:
+        """Cast all floating parameters and buffers, which stay the same objects; forget gradients. Returns the module.
+
+        Make optimizers afterwards: their state has the dtype of before. Raises DTypeError for a dtype of integers.
+        """
+        target = as_dtype(dtype)
+        if not target.is_floating:
+            raise DTypeError(f"to_dtype: a module's parameters are floating, not {target.name}")
+        for tensor in self._tensors():
+            if tensor.dtype.is_floating and tensor.dtype is not target:
+                _replace(tensor, copied(tensor.detach(), target))
+        return self
+
+    def to_device(self, device: Device | str) -> Module:
+        """Move all parameters and buffers, which stay the same objects; forget gradients. Returns the module."""
+        target = Device.parse(device)
+        for tensor in self._tensors():
+            if tensor.device != target:
+                _replace(tensor, Tensor.from_numpy(tensor.numpy(), target))
+        return self
+
+    def _tensors(self) -> list[Tensor]:
+        return [x for _, x in _once(self.named_tensors())]
+
+    # --- saving -------------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of all parameters and buffers on the host, by path; bfloat16 as `ml_dtypes.bfloat16`.
+
+        `np.savez(path, **state)` writes it, and `load_state_dict(np.load(path))` reads it back. Waits for the device.
+        """
+        return {name: x.numpy() for name, x in self.named_tensors()}
+
+    def load_state_dict(self, state: Mapping[str, Array | Tensor]) -> None:
+        """Overwrite all parameters and buffers with these values, cast to their dtype.
+
+        Raises ConfigError listing every name that is missing or unknown, ShapeError for a shape that differs and
+        DTypeError for values of another kind (integers for a floating parameter); the module is then unchanged.
+        """
+        own = dict(self.named_tensors())
+        missing, unknown = sorted(own.keys() - set(state)), sorted(set(state) - own.keys())
+        if missing or unknown:
+            told = "; ".join(f"{what}: {', '.join(n)}" for what, n in (("missing", missing), ("unknown", unknown)) if n)
+            raise ConfigError(f"load_state_dict: the names do not fit {type(self).__name__}; {told}")
+        for name, source in [(name, _fitting(name, x, state[name])) for name, x in own.items()]:
+            copy_into(own[name].detach(), source)
+
+    # --- for people ---------------------------------------------------------------------------------------------
+    def extra_repr(self) -> str:
+        """What the module's line says between the parentheses."""
+        return ""
+
+    def __repr__(self) -> str:
+        lines = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.children()]
+        extra = self.extra_repr()
+        if not lines:
+            return f"{type(self).__name__}({extra})"
+        return "\n".join([f"{type(self).__name__}({extra}", *lines, ")"])
+
+
+def _once(named: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    seen: set[int] = set()
+    for name, x in named:
+        if id(x) not in seen:
+            seen.add(id(x))
+            yield name, x
+
+
+def _replace(tensor: Tensor, value: Tensor) -> None:
+    """Make `tensor` stand for other data: optimizers and modules keep their reference to it."""
+    tensor.storage, tensor.dtype = value.storage, value.dtype
+    tensor.shape, tensor.strides, tensor.offset = value.shape, value.strides, value.offset
+    tensor._contiguous = None
+    tensor.grad = None
+
+
+def _fitting(name: str, own: Tensor, value: Array | Tensor) -> Tensor:
+    """The value as a tensor on `own`'s device, checked against it."""
+    if isinstance(value, Tensor):
+        found = value.detach() if value.device == own.device else Tensor.from_numpy(value.numpy(), own.device)
+    else:
+        found = Tensor.from_numpy(_from_npz(np.asarray(value), own.dtype), own.device)
+    if found.shape != own.shape:
+        raise ShapeError(f"load_state_dict: {name} has shape {found.shape}, the module's has {own.shape}")
+    if found.dtype.is_floating != own.dtype.is_floating:
+        raise DTypeError(f"load_state_dict: {name} has dtype {found.dtype.name}, the module's has {own.dtype.name}")
+    return found
+
+
+def _from_npz(array: Array, dtype: DType) -> Array:
+    # np.load does not know bfloat16: it gives back two-byte elements without a type
+    return array.view(dtype.numpy) if array.dtype.kind == "V" and array.dtype.itemsize == dtype.itemsize else array

@@ -1,0 +1,208 @@
+"""What optimizers share: which parameters, their state, f32 masters, and saving it all."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..dtypes import DType, float32
+from ..errors import ConfigError, GradientError, ShapeError
+from ..ops.creation import zeros
+from ..ops.movement import copied, copy_into
+from ..ops.update import Update, update
+from ..storage import Storage
+from ..tensor import Tensor
+
+
+class Rule:
+    """An update as a scalar function (p, state…, g, numbers…) → (p, state…), as one kernel.
+
+    For a parameter in f16 or bf16 a second kernel works on its f32 master and writes the rounded copy as well: a
+    small step would vanish in the few bits of the parameter itself. (Micikevicius et al. 2017)
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._direct = update(function)
+        self._mastered = _with_master(function)
+
+    def __call__(self, parameter: Tensor, master: Tensor | None, *operands: Any) -> None:
+        if master is None:
+            self._direct(parameter, *operands)
+        else:
+            self._mastered(parameter, master, *operands)
+
+
+def _with_master(function: Callable[..., Any]) -> Update:
+    def mastered(low: Any, *operands: Any) -> Any:
+        results = function(*operands)
+        new = results if isinstance(results, tuple) else (results,)
+        return new[0], *new
+
+    given = inspect.signature(function).parameters.values()
+    low = inspect.Parameter("low", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    mastered.__name__, mastered.__doc__ = f"{function.__name__}_master", function.__doc__
+    mastered.__signature__ = inspect.Signature([low, *given])  # type: ignore[attr-defined]
+    return update(mastered)
+
+
+class Slot:
+    """What an optimizer keeps of one parameter: its state tensors by name, its master, how many steps it took."""
+
+    def __init__(self, parameter: Tensor, names: Iterable[str]) -> None:
+        self.dtype: DType = parameter.dtype
+        self.kept = float32 if parameter.dtype.itemsize == 2 else parameter.dtype
+        self.steps = 0
+        self.state = {name: zeros(parameter.shape, dtype=self.kept, device=parameter.device) for name in names}
+        self.master = copied(parameter.detach(), float32) if parameter.dtype.itemsize == 2 else None
+        self._seen: tuple[Storage, int] = (parameter.storage, parameter.storage.version)
+
+    def refresh(self, parameter: Tensor) -> None:
+        """Take the master from the parameter anew if somebody else wrote to that."""
+        seen = (parameter.storage, parameter.storage.version)
+        if self.master is not None and (seen[0] is not self._seen[0] or seen[1] != self._seen[1]):
+            copy_into(self.master, parameter.detach())
+
+    def note(self, parameter: Tensor) -> None:
+        """Remember what the parameter is now: the master agrees with it."""
+        self._seen = (parameter.storage, parameter.storage.version)
+
+
+class Optimizer:
+    """Base of optimizers. A subclass names its settings and state, and updates one parameter in `_update`.
+
+    Settings are attributes (`optimizer.lr = 0.1` changes the rate from then on). No step waits for the device.
+    Raises ConfigError for settings out of range, or parameters that are none.
+    """
+
+    settings: tuple[str, ...] = ()
+    lr: float
+
+    def __init__(self, parameters: Iterable[Tensor], **settings: Any) -> None:
+        if isinstance(parameters, Tensor):
+            raise ConfigError(f"{self._name}: expected a list of parameters, got a single tensor; write [parameter]")
+        self.parameters: list[Tensor] = list(parameters)
+        if not self.parameters:
+            raise ConfigError(f"{self._name}: the list of parameters is empty")
+        for i, parameter in enumerate(self.parameters):
+            if not isinstance(parameter, Tensor) or not parameter.requires_grad or not parameter.is_leaf:
+                raise ConfigError(f"{self._name}: parameter {i} must be a leaf tensor that requires a gradient")
+        if len({id(parameter) for parameter in self.parameters}) != len(self.parameters):
+            raise ConfigError(f"{self._name}: a parameter is listed twice")
+        self._check(settings)
+        self._set(settings)
+        self._slots: list[Slot | None] = [None] * len(self.parameters)
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _state_names(self) -> tuple[str, ...]:
+        """Names of the state tensors, of the parameter's shape and starting at 0."""
+        return ()
+
+    def _update(self, parameter: Tensor, gradient: Tensor, slot: Slot) -> None:
+        """Queue one parameter's kernel. `slot.steps` counts this step."""
+        raise NotImplementedError(f"{self._name} has no _update()")
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient, in place; the others are left alone."""
+        for i, parameter in enumerate(self.parameters):
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            if gradient.shape != parameter.shape:
+                raise ShapeError(f"{self._name}: gradient {gradient.shape} of a parameter of shape {parameter.shape}")
+            slot = self._slot(i)
+            slot.refresh(parameter)
+            slot.steps += 1
+            self._update(parameter, gradient, slot)
+            slot.note(parameter)
+
+    def _slot(self, i: int) -> Slot:
+        slot, parameter = self._slots[i], self.parameters[i]
+        if slot is None:
+            slot = self._slots[i] = Slot(parameter, self._state_names())
+        elif slot.dtype is not parameter.dtype:
+            raise GradientError(
+                f"{self._name}: parameter {i} was {slot.dtype.name} and is now {parameter.dtype.name}; "
+                "make a new optimizer after to_dtype()"
+            )
+        return slot
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    # --- saving -------------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        """Kind, settings, and each parameter's steps, state and master as NumPy arrays, in the parameters' order."""
+        slots = [None if slot is None else _saved(slot) for slot in self._slots]
+        return {"kind": self._name, "settings": {name: getattr(self, name) for name in self.settings}, "slots": slots}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state: settings and all. Raises ConfigError or ShapeError, changing nothing, if it
+        belongs to another kind of optimizer or to other parameters."""
+        if state.get("kind") != self._name:
+            raise ConfigError(f"{self._name}: the state is of {state.get('kind')!r}")
+        saved = state["slots"]
+        if len(saved) != len(self.parameters):
+            raise ConfigError(f"{self._name}: the state is of {len(saved)} parameters, not of {len(self.parameters)}")
+        self._check(state["settings"])
+        before = {name: getattr(self, name) for name in self.settings}
+        self._set(state["settings"])
+        try:
+            slots = [None if s is None else self._restored(i, s) for i, s in enumerate(saved)]
+        except Exception:
+            self._set(before)
+            raise
+        self._slots = slots
+
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        """Raise ConfigError for a setting out of range."""
+
+    def _set(self, settings: Mapping[str, Any]) -> None:
+        for name in self.settings:
+            setattr(self, name, settings[name])
+
+    def _restored(self, i: int, saved: Mapping[str, Any]) -> Slot:
+        parameter = self.parameters[i]
+        slot = Slot(parameter, self._state_names())
+        tensors = dict(slot.state) if slot.master is None else {**slot.state, "master": slot.master}
+        if tensors.keys() != saved["state"].keys():
+            raise ConfigError(
+                f"{self._name}: the state of parameter {i} holds {sorted(saved['state'])}, expected {sorted(tensors)}"
+            )
+        for name, tensor in tensors.items():
+            array = np.asarray(saved["state"][name])
+            if array.shape != tensor.shape:
+                raise ShapeError(f"{self._name}: {name} of parameter {i} has shape {array.shape}, not {tensor.shape}")
+            copy_into(tensor, Tensor.from_numpy(array, tensor.device))
+        slot.steps = int(saved["steps"])
+        return slot
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name}={getattr(self, name)}" for name in self.settings)
+        return f"{self._name}({len(self.parameters)} parameters, {told})"
+
+
+def _saved(slot: Slot) -> dict[str, Any]:
+    tensors = dict(slot.state) if slot.master is None else {**slot.state, "master": slot.master}
+    return {"steps": slot.steps, "state": {name: tensor.numpy() for name, tensor in tensors.items()}}
+
+
+def at_least_zero(op: str, **settings: float) -> None:
+    """Raise ConfigError for a setting below 0, or NaN."""
+    for name, value in settings.items():
+        if not value >= 0:
+            raise ConfigError(f"{op}: {name}={value} must be ≥ 0")
+
+
+def below_one(op: str, **settings: float) -> None:
+    """Raise ConfigError for a setting that is not in 0 ≤ x < 1."""
+    for name, value in settings.items():
+        if not 0 <= value < 1:
+            raise ConfigError(f"{op}: {name}={value} must be in 0 ≤ {name} < 1")
