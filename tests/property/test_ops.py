@@ -1,0 +1,42 @@
+"""Every op of the table × dtype × layout against NumPy in f64, and its gradients against differences. Generated."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flame_numba.ops import TABLE
+from flame_numba.testing import check_forward, check_gradient
+
+SEEDS = st.integers(0, 2**32 - 1)
+FORWARD = [pytest.param(e, d, id=f"{e.name}-{d.name}") for e in TABLE.values() for d in e.dtypes]
+DIFFERENTIABLE = [pytest.param(e, id=e.name) for e in TABLE.values() if not e.non_differentiable]
+
+
+@pytest.mark.parametrize(("entry", "dtype"), FORWARD)
+@given(seed=SEEDS)
+def test_equals_its_reference(entry, dtype, seed):
+    check_forward(entry, dtype, seed)
+
+
+@pytest.mark.parametrize("entry", DIFFERENTIABLE)
+@settings(max_examples=8)
+@given(seed=SEEDS)
+def test_gradient_equals_differences(entry, seed):
+    check_gradient(entry, seed)
+
+
+@pytest.mark.parametrize("entry", DIFFERENTIABLE)
+@settings(max_examples=3)
+@given(seed=SEEDS)
+def test_second_gradient_equals_differences(entry, seed):
+    check_gradient(entry, seed, order=2)
+
+
+@pytest.mark.parametrize("entry", TABLE.values(), ids=lambda e: e.name)
+def test_entry_is_complete(entry):
+    assert entry.doc, f"{entry.name} has no docstring"
+    assert callable(entry.reference)
+    assert entry.kind != "elementwise" or len(entry.domain) == len(entry.parameters)
+    assert entry.kind == "elementwise" or entry.cases, f"{entry.name} has no cases to test"

@@ -1,0 +1,128 @@
+"""Adding an op is one entry: kernels in all dtypes, both derivatives, docs row and property checks follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flame_numba as fn
+from flame_numba import dtypes
+from flame_numba.ops import TABLE, Entry
+from flame_numba.testing import LAYOUTS, check_forward, check_gradient, with_layout
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS, PAGE = ROOT / "scripts", ROOT / "docs" / "add-an-op.md"
+
+
+def reference(x):
+    # at ±inf the formula itself is inf / inf
+    with np.errstate(invalid="ignore"):
+        return x / (1 + np.abs(x))
+
+
+@pytest.fixture(scope="module")
+def entry() -> Iterator[Entry]:
+    """The entry that docs/add-an-op.md adds; taken out of the table afterwards."""
+
+    @fn.elementwise(reference, domain=fn.Domain(excluded=(0.0,)), result="float")
+    def softsign(x):
+        """x / (1 + |x|): from −1 to 1, more slowly than tanh."""
+        return x / (1 + abs(x))
+
+    assert TABLE["softsign"].op is softsign
+    yield TABLE["softsign"]
+    del TABLE["softsign"]
+    del fn.Tensor.softsign
+
+
+@pytest.mark.parametrize("dtype", dtypes.FLOATS, ids=lambda d: d.name)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_floating_dtype_and_layout(entry: Entry, dtype: fn.DType, layout: str) -> None:
+    values = np.linspace(-4, 4, 15).reshape(3, 5).astype(dtype.numpy)
+    y = entry.op(with_layout(values, layout))
+    expected = reference(values.astype(np.float64))
+    assert y.dtype is dtype and y.shape == (3, 5)
+    np.testing.assert_allclose(y.numpy().astype(np.float64), expected, rtol=4 * dtype.eps)
+
+
+@pytest.mark.parametrize("dtype", (*dtypes.INTEGERS, dtypes.bool_), ids=lambda d: d.name)
+def test_integers_give_float32(entry: Entry, dtype: fn.DType) -> None:
+    y = entry.op(fn.asarray(np.array([0, 1, 1]), dtype=dtype))
+    assert y.dtype is fn.float32
+    np.testing.assert_allclose(y.numpy(), [0, 0.5, 0.5])
+
+
+def test_is_a_method(entry: Entry) -> None:
+    x = fn.tensor([1.0, -3.0])
+    assert x.softsign().tolist() == entry.op(x).tolist() == [0.5, -0.75]
+
+
+def test_both_derivatives(entry: Entry) -> None:
+    x = fn.asarray(np.array([-2.0, -0.5, 0.25, 3.0])).requires_grad_()
+    (first,) = fn.grad(entry.op(x).sum(), x, create_graph=True)
+    (second,) = fn.grad(first.sum(), x)
+    h = x.numpy()
+    np.testing.assert_allclose(first.numpy(), 1 / (1 + np.abs(h)) ** 2, rtol=1e-12)
+    np.testing.assert_allclose(second.numpy(), -2 * np.sign(h) / (1 + np.abs(h)) ** 3, rtol=1e-12)
+    assert fn.gradcheck(entry.op, x, order=2)
+
+
+@pytest.mark.parametrize("dtype", (fn.float16, fn.bfloat16, fn.float32), ids=lambda d: d.name)
+def test_gradient_in_small_dtypes(entry: Entry, dtype: fn.DType) -> None:
+    x = fn.tensor([-1.0, 0.5, 3.0], dtype=dtype).requires_grad_()
+    entry.op(x).sum().backward()
+    assert x.grad is not None and x.grad.dtype is dtype
+    np.testing.assert_allclose(x.grad.numpy().astype(np.float64), [1 / 4, 4 / 9, 1 / 16], rtol=4 * dtype.eps)
+
+
+def test_works_inside_other_formulas(entry: Entry) -> None:
+    gated = fn.fuse(lambda x, y: entry.op(x) * y)
+    x, y = fn.tensor([1.0, -3.0]), fn.tensor([2.0, 4.0])
+    assert gated(x, y).tolist() == [1.0, -3.0]
+
+
+def test_row_of_the_docs(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import op_table
+
+    assert op_table.row(entry) == (
+        "| `softsign` | x / (1 + \\|x\\|): from −1 to 1, more slowly than tanh. | elementwise | all | yes |"
+    )
+    assert op_table.row(entry) in op_table.table()
+    assert op_table.row(entry) in PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_property_checks(entry: Entry, seed: int) -> None:
+    for dtype in entry.dtypes:
+        check_forward(entry, dtype, seed)
+    check_gradient(entry, seed)
+    check_gradient(entry, seed, order=2)
+
+
+def test_property_checks_find_a_wrong_formula() -> None:
+    try:
+
+        @fn.elementwise(lambda x: x / (1 + np.abs(x)), domain=fn.Domain(special=False))
+        def wrong_softsign(x):
+            """Wrong on purpose."""
+            return x / (1 + x * x)
+
+        @fn.elementwise(np.tanh, partials=lambda y, x: (1 - y,))
+        def wrong_slope(x):
+            """The derivative is wrong on purpose."""
+            return fn.tanh(x)
+
+        with pytest.raises(AssertionError, match="wrong_softsign in float32"):
+            for seed in range(8):
+                check_forward(TABLE["wrong_softsign"], fn.float32, seed)
+        with pytest.raises(fn.GradientError, match="differences give"):
+            for seed in range(8):
+                check_gradient(TABLE["wrong_slope"], seed)
+    finally:
+        for name in ("wrong_softsign", "wrong_slope"):
+            if TABLE.pop(name, None):
+                delattr(fn.Tensor, name)

@@ -1,0 +1,171 @@
+"""Mixed precision: what autocast lowers, and that GradScaler scales, skips and recovers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import flame_numba as fn
+from flame_numba import nn
+from flame_numba.optim import SGD
+
+
+def test_autocast_lowers_products_and_keeps_parameters() -> None:
+    model = nn.Linear(4, 3)
+    x = fn.ones((2, 4))
+    with fn.autocast(fn.bfloat16):
+        y = model(x)
+        loss = fn.cross_entropy(y, fn.asarray([0, 2]))
+    assert y.dtype is fn.bfloat16 and loss.dtype is fn.float32
+    assert model(x).dtype is fn.float32
+    loss.backward()
+    assert model.weight.dtype is fn.float32 and model.weight.grad.dtype is fn.float32
+    with fn.autocast(fn.bfloat16, enabled=False):
+        assert model(x).dtype is fn.float32
+
+
+def step(scaler: fn.GradScaler, optimizer: SGD, p: fn.Parameter, factor: float) -> bool:
+    optimizer.zero_grad()
+    scaler.scale((p * factor).sum()).backward()
+    return scaler.step(optimizer)
+
+
+def test_gradients_are_unscaled() -> None:
+    p = fn.Parameter(fn.zeros((3,)))
+    assert step(fn.GradScaler(init_scale=1024), SGD([p], lr=1.0), p, 0.5)
+    np.testing.assert_array_equal(p.numpy(), -0.5)
+
+
+def test_small_f16_gradients_survive() -> None:
+    tiny = 2.0**-30  # f16 ends at 2⁻²⁴
+    for scaler, expected in ((fn.GradScaler(enabled=False), 0.0), (fn.GradScaler(), -tiny)):
+        p = fn.Parameter(fn.ones((2,)))
+        optimizer = SGD([p], lr=1.0)
+        hidden = p.to_dtype(fn.float16) * 1.0  # its gradient is f16
+        scaler.scale(hidden.to_dtype(fn.float32).sum() * tiny).backward()
+        assert scaler.step(optimizer)
+        gradient = p.grad.numpy()
+        np.testing.assert_array_equal(-gradient, expected)
+        scaler.update()
+
+
+def test_low_gradients_become_f32_when_unscaled() -> None:
+    p = fn.Parameter(fn.zeros((2,), dtype=fn.float16))
+    scaler, optimizer = fn.GradScaler(init_scale=2.0**12), SGD([p], lr=1.0)
+    p.grad = fn.full((2,), 2.0**-14, dtype=fn.float16)
+    scaler.unscale_(optimizer)
+    assert p.grad.dtype is fn.float32
+    np.testing.assert_array_equal(p.grad.numpy(), 2.0**-26)
+    assert scaler.step(optimizer)
+    master = optimizer.state_dict()["slots"][0]["state"]["master"]
+    np.testing.assert_array_equal(master, -(2.0**-26))
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
+def test_a_step_with_a_bad_gradient_is_skipped(bad: float) -> None:
+    good, p = fn.Parameter(fn.zeros((50,))), fn.Parameter(fn.zeros((7,)))
+    scaler, optimizer = fn.GradScaler(init_scale=8.0), SGD([good, p], lr=1.0)
+    good.grad = fn.ones((50,))
+    gradient = np.ones(7, np.float32)
+    gradient[5] = bad
+    p.grad = fn.asarray(gradient)
+    assert not scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 4.0
+    np.testing.assert_array_equal(good.numpy(), 0)
+    p.grad = good.grad = None
+    assert step(scaler, optimizer, p, 1.0)
+    np.testing.assert_array_equal(p.numpy(), -1)
+
+
+def test_the_scale_grows_after_good_steps_and_starts_again_after_a_bad_one() -> None:
+    p = fn.Parameter(fn.zeros((1,)))
+    scaler, optimizer = fn.GradScaler(init_scale=4.0, growth_interval=2), SGD([p], lr=0.1)
+    scales = []
+    for factor in (1, 1, 1, float("inf"), 1, 1):
+        step(scaler, optimizer, p, factor)
+        scaler.update()
+        scales.append(scaler.get_scale())
+    assert scales == [4, 8, 8, 4, 4, 8]
+
+
+def test_the_scale_never_becomes_infinite() -> None:
+    p = fn.Parameter(fn.zeros((1,)))
+    scaler, optimizer = fn.GradScaler(init_scale=2.0**126, growth_interval=1), SGD([p], lr=0.0)
+    for _ in range(4):
+        step(scaler, optimizer, p, 1e-30)
+        scaler.update()
+    assert scaler.get_scale() == 2.0**127
+
+
+def test_a_loss_in_f16_is_scaled_in_f32() -> None:
+    loss = fn.full((), 3.0, dtype=fn.float16)
+    assert fn.GradScaler().scale(loss).item() == 3 * 2.0**16
+
+
+def test_unscaling_for_clipping_happens_once() -> None:
+    p = fn.Parameter(fn.zeros((2,)))
+    scaler, optimizer = fn.GradScaler(init_scale=16.0), SGD([p], lr=1.0)
+    scaler.scale(p.sum()).backward()
+    scaler.unscale_(optimizer)
+    np.testing.assert_array_equal(p.grad.numpy(), 1)
+    with pytest.raises(fn.GradientError, match="unscaled already"):
+        scaler.unscale_(optimizer)
+    p.grad = p.grad * 0.5
+    assert scaler.step(optimizer)
+    np.testing.assert_array_equal(p.numpy(), -0.5)
+
+
+def test_disabled_it_changes_nothing() -> None:
+    p = fn.Parameter(fn.zeros((2,)))
+    scaler, optimizer = fn.GradScaler(enabled=False), SGD([p], lr=1.0)
+    loss = p.sum()
+    assert scaler.scale(loss) is loss and scaler.get_scale() == 1.0
+    loss.backward()
+    assert scaler.step(optimizer)
+    scaler.update()
+    np.testing.assert_array_equal(p.numpy(), -1)
+
+
+def test_its_state_is_saved_and_restored() -> None:
+    p = fn.Parameter(fn.zeros((1,)))
+    scaler, optimizer = fn.GradScaler(init_scale=4.0, growth_interval=2), SGD([p], lr=0.1)
+    step(scaler, optimizer, p, 1)
+    scaler.update()
+    other = fn.GradScaler()
+    other.load_state_dict(scaler.state_dict())
+    assert other.state_dict() == scaler.state_dict()
+    step(other, optimizer, p, 1)
+    other.update()
+    assert other.get_scale() == 8.0
+
+
+def test_misuse_says_so() -> None:
+    with pytest.raises(fn.ConfigError, match="init_scale=0"):
+        fn.GradScaler(init_scale=0)
+    with pytest.raises(fn.ConfigError, match=r"backoff_factor=1.0 in 0 … 1"):
+        fn.GradScaler(backoff_factor=1.0)
+    with pytest.raises(fn.GradientError, match=r"no step\(\) since the last update"):
+        fn.GradScaler().update()
+
+
+def test_one_value_a_step_comes_to_the_host(device: fn.Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    x, labels = fn.ones((3, 4)), fn.asarray([0, 1, 1])
+    sizes: list[int] = []
+    download = device.backend.download
+
+    def counted(host: int, source: int, nbytes: int, stream: int = 0) -> None:
+        sizes.append(nbytes)
+        download(host, source, nbytes, stream)
+
+    monkeypatch.setattr(device.backend, "download", counted)
+    for enabled, expected in ((True, [1]), (False, [])):
+        scaler, optimizer = fn.GradScaler(enabled=enabled), SGD(model.parameters(), lr=0.1)
+        sizes.clear()
+        with fn.autocast(fn.float16):
+            loss = fn.cross_entropy(model(x), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert sizes == expected

@@ -1,0 +1,125 @@
+"""The command line through `main()`: what it prints, what it leaves, and what it says to bad arguments."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flame_numba.cli import main
+from flame_numba.data import FashionMNIST
+from flame_numba.train import fashion_mnist
+from flame_numba.train.progress import progress
+
+
+def test_info_names_devices_versions_and_cache(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLAME_NUMBA_CACHE", str(tmp_path))
+    (tmp_path / "ab").mkdir()
+    (tmp_path / "ab" / "add-abc.o").write_bytes(b"x" * 2048)
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^  cpu +\S.*(GiB|MiB) free of ", printed, re.M)
+    assert re.search(r"^  (cuda:0 +.*capability|cuda +unavailable: .+)", printed, re.M)
+    for package in ("python", "numpy", "numba", "numba-cuda", "llvmlite", "cuda-bindings"):
+        assert re.search(rf"^  {package} +\d+\.", printed, re.M), package
+    assert f"  folder         {tmp_path}" in printed
+    assert "  entries        1 (2.00 KiB)" in printed
+
+
+def test_train_digits(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["train", "digits", "--epochs", "4", "--out", str(tmp_path / "run")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("epoch ") for line in lines) == 4
+    assert any(re.match(r"  peak allocated +\d", line) for line in lines)
+    assert any(str(tmp_path / "run" / "loss.png") in line for line in lines)
+    for picture in ("loss.png", "pool.png"):
+        assert (tmp_path / "run" / picture).read_bytes().startswith(b"\x89PNG")
+    last = re.fullmatch(r"test accuracy: (0\.\d{4})", lines[-1])
+    assert last and float(last[1]) > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_train_digits_reaches_97_percent(seed: int, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["train", "digits", "--seed", str(seed), "--out", str(tmp_path)]) == 0
+    assert float(capsys.readouterr().out.rsplit(" ", 1)[1]) >= 0.97
+
+
+def clothes(n: int) -> FashionMNIST:
+    """A stand-in of n + n pictures: class k is a bright bar at a height that k decides."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 2 * n)
+    images = rng.integers(0, 60, (2 * n, 28, 28)).astype(np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[2 * label + 4 : 2 * label + 6] = 250
+    return FashionMNIST(images[:n], labels[:n], images[n:], labels[n:])
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize("recipe", ["quickstart", "lenet"])
+def test_fashion_mnist_recipes_run_in_every_precision(
+    recipe: str, precision: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fashion_mnist, "load_fashion_mnist", lambda folder: clothes(300))
+    assert main(["train", "fashion-mnist", "--recipe", recipe, "--precision", precision, "--epochs", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["epoch 1", "epoch 2", "train loss", "test loss", "test accuracy"]
+    losses = [float(re.search(r"train loss ([\d.]+)", line)[1]) for line in lines[:2]]  # type: ignore[index]
+    assert max(losses) < 3.5  # LeNet with sigmoids learns nothing yet in so few steps
+    assert recipe == "lenet" or losses[1] < losses[0]
+
+
+def test_mixed_precision_follows_f32() -> None:
+    runs = {
+        precision: fashion_mnist.train_fashion_mnist("quickstart", precision=precision, epochs=2, images=clothes(300))
+        for precision in ("f32", "bf16", "f16")
+    }
+    exact = np.array([loss for epoch in runs["f32"] for loss in epoch.batch_losses])
+    for precision, rtol in (("bf16", 0.02), ("f16", 0.003)):
+        losses = [loss for epoch in runs[precision] for loss in epoch.batch_losses]
+        np.testing.assert_allclose(losses, exact, rtol=rtol)
+        assert not np.array_equal(losses, exact)  # it did run in another precision
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "digits", "--epochs", "0"], r"argument --epochs: expected a whole number ≥ 1, got '0'"),
+        (["train", "digits", "--device", "tpu"], r"argument --device: device: expected 'cpu', 'cuda' or 'cuda:N'"),
+        (["train", "digits", "--precision", "f8"], r"argument --precision: invalid choice: 'f8'"),
+        (["train", "fashion-mnist", "--data", "/no/such/folder"], r"fashion-mnist: no such folder: /no/such/folder"),
+        (["train", "mnist"], r"invalid choice: 'mnist'"),
+        (["train"], r"the following arguments are required"),
+        ([], r"the following arguments are required"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and len(printed.err.splitlines()) == 1
+    assert re.search(message, printed.err), printed.err
+
+
+def test_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert main(["train", "digits", "--epochs", "1", "--out", str(tmp_path / "file" / "run")]) == 2
+    assert "in the way" not in capsys.readouterr().err
+
+
+def test_help_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "fashion-mnist", "--help"])
+    assert caught.value.code == 0 and "--recipe" in capsys.readouterr().out
+
+
+def test_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    with progress("digits", 3) as report:
+        report.advance()
+        report.line("epoch 1: done")
+    printed = capsys.readouterr().out
+    assert "digits" in printed and "1/3" in printed and "epoch 1: done" in printed

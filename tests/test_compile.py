@@ -1,0 +1,124 @@
+"""Compiling and its cache: what is kept, what is rebuilt, what may not be confused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flame_numba import dtypes
+from flame_numba.devices import Device, LaunchConfig
+from flame_numba.kernels import compile as compiler
+from flame_numba.kernels import map as maps
+from flame_numba.kernels.formula import trace
+from flame_numba.kernels.matmul import Tile, matmul_program
+from flame_numba.kernels.reduce import Reduction, reduce_program
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FLAME_NUMBA_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def double(factor: float) -> compiler.Program:
+    job = maps.Map(
+        "twice", (trace(lambda x: x * factor, ["x"]),), (dtypes.float32,), (maps.Operand("x", dtypes.float32),),
+        dtypes.float32,
+    )  # fmt: skip
+    return maps.contiguous(job, 1)
+
+
+def run(program: compiler.Program, host: np.ndarray) -> np.ndarray:
+    out = np.empty_like(host)
+    kernel = compiler.load(program, Device.cpu().backend)
+    kernel.launch(LaunchConfig(1), (out.ctypes.data, host.ctypes.data, host.size), 0)
+    return out
+
+
+def test_a_kernel_is_compiled_once_and_then_read(cache):
+    compiled, loaded = compiler.stats.compiled, compiler.stats.loaded
+    x = np.arange(5, dtype=np.float32)
+    assert np.array_equal(run(double(2.0), x), 2 * x)
+    assert np.array_equal(run(double(2.0), x), 2 * x)
+    assert compiler.stats.compiled == compiled + 1 and compiler.stats.loaded == loaded + 1
+    assert np.array_equal(run(double(3.0), x), 3 * x)  # another constant is another kernel
+    assert compiler.stats.compiled == compiled + 2
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:40], lambda b: b[:-1] + b"x", lambda b: b"", lambda b: b"\x80\x04junk"]
+)
+def test_a_damaged_cache_file_is_rebuilt(cache, damage):
+    x = np.arange(5, dtype=np.float32)
+    run(double(5.0), x)
+    (path,) = cache.rglob("*.o")
+    path.write_bytes(damage(path.read_bytes()))
+    rebuilt = compiler.stats.compiled
+    assert np.array_equal(run(double(5.0), x), 5 * x)
+    assert compiler.stats.compiled == rebuilt + 1
+
+
+def test_reductions_compiled_apart_are_not_confused_when_loaded_together(cache):
+    """Their combining functions have one name in the source; as symbols in one process they must differ."""
+    script = (
+        f"import sys; sys.path[:0] = {[str(Path(__file__).parent)]!r}; import test_compile as t\n"
+        "from flame_numba.kernels import compile as c\n"
+        "c.machine_code(t.reduction(sys.argv[1]), 'cpu', t.Device.cpu().backend.architecture)"
+    )
+    for name in ("sum", "max"):
+        subprocess.run([sys.executable, "-c", script, name], check=True)
+    compiled = compiler.stats.compiled
+    x = np.array([1.0, 5.0, 2.0], np.float32)
+    found = []
+    for name in ("sum", "max"):
+        out = np.zeros(1, np.float32)
+        kernel = compiler.load(reduction(name), Device.cpu().backend)
+        kernel.launch(LaunchConfig(1), (out.ctypes.data, x.ctypes.data, 1.0, 1, 1, 0, 1, 0, 3, 3, 1), 0)
+        found.append(out[0])
+    assert found == [8.0, 5.0]
+    assert compiler.stats.compiled == compiled
+
+
+def reduction(name: str) -> compiler.Program:
+    combine = {"sum": ("a + b", "0"), "max": ("a if a > b else b", "lowest")}[name]
+    what = Reduction("either", "a", *combine)
+    return reduce_program(what, dtypes.float32, dtypes.float32, dtypes.float32, 32, 0, False)
+
+
+def test_importing_and_a_warm_start_need_no_numba(tmp_path):
+    script = (
+        "import sys, flame_numba as fn; assert 'numba' not in sys.modules, 'import'\n"
+        "x = (fn.Tensor.ones((4,), device='cpu') * 2).sum(); assert x.item() == 8\n"
+        "print('numba' in sys.modules)"
+    )
+    environment = {
+        "FLAME_NUMBA_CACHE": str(tmp_path),
+        **{k: v for k, v in __import__("os").environ.items() if k != "FLAME_NUMBA_CACHE"},
+    }
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert [s.strip() for s in said] == ["True", "False"]
+
+
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bfloat16, dtypes.float64], ids=str)
+@pytest.mark.parametrize("shape", [(3, 5, 7), (17, 67, 33), (1, 1, 1), (9, 64, 8)])
+def test_the_general_matmul_agrees_with_blas(dtype, shape):
+    """The CPU device multiplies with BLAS; the kernel that any machine can run must give the same."""
+    m, k, n = shape
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=s).astype(dtype.numpy) for s in ((m, k), (k, n)))
+    y = np.zeros((m, n), dtype.numpy)
+    program = matmul_program(dtype, dtype, dtype, dtype.accumulator, Tile(8, 8, 64, 8, 8))
+    numbers = (1, 1, m, n, k, 0, 0, k, 1, 0, 0, n, 1)
+    kernel = compiler.load(program, Device.cpu().backend)
+    kernel.launch(LaunchConfig(1), (y.ctypes.data, a.ctypes.data, b.ctypes.data, *numbers), 0)
+    expected = a.astype(np.float64) @ b.astype(np.float64)
+    assert np.abs(y.astype(np.float64) - expected).max() <= 4 * max(dtype.eps, 1e-15) * np.abs(expected).max()

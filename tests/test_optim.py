@@ -1,0 +1,208 @@
+"""Optimizers against the published formulas in NumPy, in f64; f32 masters; saving; accumulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flame_numba as fn
+from flame_numba import nn
+from flame_numba.optim import SGD, AdamW
+
+Array = np.ndarray[Any, Any]
+STEPS = 5
+RNG = np.random.default_rng(7)
+START = RNG.standard_normal((3, 5))
+GRADIENTS = [RNG.standard_normal((3, 5)) for _ in range(STEPS)]
+
+
+def sgd(lr: float, momentum: float = 0, weight_decay: float = 0, nesterov: bool = False) -> Array:
+    p, v = START.copy(), np.zeros_like(START)
+    for g in GRADIENTS:
+        g = g + weight_decay * p
+        v = momentum * v + g
+        p = p - lr * (g + momentum * v if nesterov else v)
+    return p
+
+
+def adamw(
+    lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.01
+) -> Array:
+    p, m, v = START.copy(), np.zeros_like(START), np.zeros_like(START)
+    for t, g in enumerate(GRADIENTS, 1):
+        p = p - lr * weight_decay * p
+        m, v = betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * g * g
+        p = p - lr * (m / (1 - betas[0] ** t)) / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
+    return p
+
+
+CASES: list[tuple[type, Callable[..., Array], dict[str, Any]]] = [
+    (SGD, sgd, {"lr": 0.1}),
+    (SGD, sgd, {"lr": 0.1, "weight_decay": 0.3}),
+    (SGD, sgd, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.3}),
+    (SGD, sgd, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    (AdamW, adamw, {}),
+    (AdamW, adamw, {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.5}),
+]
+
+
+def parameter(dtype: fn.DType, value: Array = START) -> fn.Parameter:
+    return fn.Parameter(fn.asarray(value).to_dtype(dtype))
+
+
+def run(optimizer: Any, p: fn.Parameter, gradients: list[Array] = GRADIENTS) -> None:
+    for g in gradients:
+        p.grad = fn.asarray(g).to_dtype(p.dtype)
+        optimizer.step()
+
+
+@pytest.mark.parametrize(("kind", "reference", "settings"), CASES)
+@pytest.mark.parametrize(("dtype", "rtol"), [(fn.float64, 1e-12), (fn.float32, 1e-5)])
+def test_steps_follow_the_formula(
+    kind: Any, reference: Callable[..., Array], settings: dict[str, Any], dtype: fn.DType, rtol: float
+) -> None:
+    p = parameter(dtype)
+    run(kind([p], **settings), p)
+    np.testing.assert_allclose(p.numpy(), reference(**settings), rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize(("kind", "reference", "settings"), CASES)
+@pytest.mark.parametrize("dtype", [fn.bfloat16, fn.float16])
+def test_low_precision_keeps_an_exact_master(
+    kind: Any, reference: Callable[..., Array], settings: dict[str, Any], dtype: fn.DType
+) -> None:
+    low, full = parameter(dtype), parameter(fn.float32, START.astype(dtype.numpy).astype(np.float32))
+    optimizer = kind([low], **settings)
+    run(optimizer, low)
+    run(kind([full], **settings), full, [g.astype(dtype.numpy).astype(np.float32) for g in GRADIENTS])
+    master = optimizer.state_dict()["slots"][0]["state"]["master"]
+    np.testing.assert_array_equal(master, full.numpy())  # as if the parameter were f32
+    np.testing.assert_array_equal(low.numpy(), full.numpy().astype(dtype.numpy))  # … and rounded once
+
+
+def test_steps_below_a_bf16_ulp_add_up() -> None:
+    p = fn.Parameter(fn.ones((4,), dtype=fn.bfloat16))
+    optimizer = SGD([p], lr=1e-4)
+    run(optimizer, p, [np.ones(4)] * 300)  # each step is 1/39 of the distance to the next bf16 below 1
+    np.testing.assert_allclose(p.numpy().astype(float), 0.97, atol=0.004)
+
+
+def test_a_master_follows_when_the_parameter_is_written() -> None:
+    model = nn.Linear(2, 2).to_dtype(fn.bfloat16)
+    optimizer = SGD(model.parameters(), lr=0.5)
+    model(fn.ones((1, 2), dtype=fn.bfloat16)).sum().backward()
+    optimizer.step()
+    model.load_state_dict({"weight": np.full((2, 2), 8.0), "bias": np.zeros(2)})
+    optimizer.step()
+    np.testing.assert_array_equal(model.weight.numpy().astype(float), 7.5)
+
+
+def test_a_parameter_without_a_gradient_is_left_alone() -> None:
+    used, unused = parameter(fn.float32), parameter(fn.float32)
+    optimizer = AdamW([used, unused], weight_decay=0.5)
+    used.grad = fn.ones((3, 5))
+    optimizer.step()
+    np.testing.assert_array_equal(unused.numpy(), START.astype(np.float32))
+    assert optimizer.state_dict()["slots"][1] is None
+    optimizer.zero_grad()
+    assert used.grad is None
+
+
+def test_a_gradient_may_be_a_broadcast_view() -> None:
+    p = parameter(fn.float32)
+    p.sum().backward()
+    assert p.grad is not None
+    SGD([p], lr=1.0).step()
+    np.testing.assert_allclose(p.numpy(), START - 1, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_counts_as_a_write() -> None:
+    p = parameter(fn.float32)
+    loss = (p * p).sum()
+    p.grad = fn.ones((3, 5))
+    SGD([p], lr=1.0).step()
+    with pytest.raises(fn.GradientError, match="changed in place"):
+        loss.backward()
+
+
+def test_micro_batches_equal_one_batch() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((12, 6)), rng.integers(0, 3, 12)
+    results = []
+    for parts in (1, 4):
+        fn.manual_seed(5)
+        model = nn.Sequential(nn.Linear(6, 8, dtype=fn.float64), nn.Tanh(), nn.Linear(8, 3, dtype=fn.float64))
+        optimizer = AdamW(model.parameters(), lr=0.01)
+        for _ in range(3):
+            for xs, ys in zip(np.split(x, parts), np.split(y, parts), strict=True):
+                (fn.cross_entropy(model(fn.asarray(xs)), fn.asarray(ys)) / parts).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        results.append(model.state_dict())
+    for name in results[0]:
+        np.testing.assert_allclose(results[0][name], results[1][name], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "settings"), [(AdamW, {"lr": 0.1}), (SGD, {"lr": 0.1, "momentum": 0.9})])
+@pytest.mark.parametrize("dtype", [fn.float32, fn.bfloat16])
+def test_saved_and_restored_steps_go_on_the_same(kind: Any, settings: dict[str, Any], dtype: fn.DType) -> None:
+    p = parameter(dtype)
+    optimizer = kind([p], **settings)
+    run(optimizer, p, GRADIENTS[:2])
+    q = parameter(dtype, p.numpy().astype(np.float32))
+    other = kind([q], lr=99.0)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.lr == 0.1 and repr(other) == repr(optimizer)
+    for o, x in ((optimizer, p), (other, q)):
+        run(o, x, GRADIENTS[2:])
+    np.testing.assert_array_equal(p.numpy(), q.numpy())
+
+
+def test_a_state_that_does_not_fit_changes_nothing() -> None:
+    p = parameter(fn.float32)
+    optimizer = AdamW([p])
+    run(optimizer, p)
+    state = optimizer.state_dict()
+    other = AdamW([fn.Parameter(fn.ones((2,)))], lr=5.0)
+    with pytest.raises(fn.ShapeError, match=r"mean of parameter 0 has shape \(3, 5\), not \(2,\)"):
+        other.load_state_dict(state)
+    assert other.lr == 5.0
+    with pytest.raises(fn.ConfigError, match="SGD: the state is of 'AdamW'"):
+        SGD([p], lr=1).load_state_dict(state)
+    with pytest.raises(fn.ConfigError, match="the state is of 1 parameters, not of 2"):
+        AdamW([p, parameter(fn.float32)]).load_state_dict(state)
+
+
+def test_another_dtype_needs_another_optimizer() -> None:
+    model = nn.Linear(2, 2)
+    optimizer = AdamW(model.parameters())
+    x = fn.ones((1, 2))
+    model(x).sum().backward()
+    optimizer.step()
+    model.to_dtype(fn.float64)
+    model(x.to_dtype(fn.float64)).sum().backward()
+    with pytest.raises(fn.GradientError, match=r"was float32 and is now float64; make a new optimizer"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda p: SGD([p], lr=-1), r"SGD: lr=-1 must be ≥ 0"),
+        (lambda p: SGD([p], lr=float("nan")), r"lr=nan must be ≥ 0"),
+        (lambda p: SGD([p], lr=1, momentum=1), r"momentum=1 must be in 0 ≤ momentum < 1"),
+        (lambda p: SGD([p], lr=1, nesterov=True), "nesterov=True needs momentum > 0"),
+        (lambda p: AdamW([p], betas=(0.9, 1.0)), r"beta2=1.0 must be in"),
+        (lambda p: AdamW([p], eps=-1.0), r"eps=-1.0 must be ≥ 0"),
+        (lambda p: AdamW([]), "the list of parameters is empty"),
+        (lambda p: AdamW(p), "got a single tensor"),
+        (lambda p: AdamW([p, p]), "listed twice"),
+        (lambda p: AdamW([p * 2]), "parameter 0 must be a leaf tensor"),
+    ],
+)
+def test_settings_that_make_no_sense(build: Any, message: str) -> None:
+    with pytest.raises(fn.ConfigError, match=message):
+        build(parameter(fn.float32))

@@ -1,0 +1,371 @@
+"""Every kernel compiles for sm_90a, without a GPU, and its machine code is what it should be.
+
+Ops run here on a device that has addresses but no memory, and says that it is a GPU: each kernel they would launch is
+compiled and linked, forward and first derivative, contiguous and strided. What is looked at:
+
+- no f64 instruction in a kernel that names no f64 (a literal that was not typed would bring them in);
+- no spill: ptxas reports 0 bytes, and no stack frame either;
+- vectors: a contiguous elementwise kernel reads and writes 16 bytes at once.
+
+By default f32 and bf16, whose kernels compute the same in other widths; f16, f64 and the disassembly of all of them
+are `slow` (pytest -m slow). All is compiled anew, whatever the kernel cache holds: some two minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flame_numba as fn
+from flame_numba.devices import Device
+from flame_numba.devices.simulated import SimulatedBackend
+from flame_numba.dtypes import DType
+from flame_numba.kernels import compile as compiler
+from flame_numba.kernels.compile import Program
+from flame_numba.kernels.language import LoadVector, StoreVector
+from flame_numba.ops import TABLE
+from flame_numba.tensor import Tensor
+
+machine_cuda = pytest.importorskip("flame_numba.kernels.machine_cuda", reason="needs flame-numba[cu13]")
+
+ARCHITECTURE = "sm_90a"
+QUICK, SLOW = (fn.float32, fn.bfloat16), (fn.float16, fn.float64)
+DTYPES = [
+    *(pytest.param(d, id=d.name) for d in QUICK),
+    *(pytest.param(d, id=d.name, marks=pytest.mark.slow) for d in SLOW),
+]
+
+# A large argument is reduced modulo π/2 in integer words: libdevice keeps them in an array on the stack, and has one
+# f64 product at the end. Only |x| > 105615 takes that branch.
+REDUCES_ARGUMENTS = re.compile(r"\b(sin|cos|tan)\(")
+
+
+STACK_FRAMES = {
+    "random_uniform": "a loop, which is not unrolled, picks from the four words of a counter",
+}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel, and what the compiler says of it."""
+
+    program: Program
+    ptx: str
+    image: bytes
+    log: str
+
+    @property
+    def text(self) -> str:
+        """The source of the kernel."""
+        return self.program.source or inspect.getsource(self.program.function)  # type: ignore[arg-type]
+
+
+class FakeGpu(SimulatedBackend):
+    """Looks like an H200 to the ops; launches nothing, and keeps each kernel that it is asked to load."""
+
+    kind = "cuda"
+    architecture = ARCHITECTURE
+    multiprocessors = 132
+
+    def __init__(self) -> None:
+        super().__init__(1 << 46)
+        self.compiled: list[Compiled] = []
+
+    def load(self, image: bytes, entry: str, signature: str) -> Any:
+        return self
+
+    def launch(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeGpu:
+    backend = FakeGpu()  # a new one for each test: what was launched on another counts for nothing
+    link, load = machine_cuda.link, compiler.load
+    linked: list[tuple[str, bytes, str]] = []
+
+    def keep_link(ptx: str, architecture: str) -> tuple[bytes, str]:
+        image, log = link(ptx, architecture)
+        linked.append((ptx, image, log))
+        return image, log
+
+    def keep_load(program: Program, machine: Any) -> Any:
+        executable = load(program, machine)
+        if machine is backend and linked:  # else two choices gave one program, found in the cache
+            backend.compiled.append(Compiled(program, *linked.pop()))
+        return executable
+
+    monkeypatch.setenv("FLAME_NUMBA_CACHE", str(tmp_path / "kernels"))  # empty: all is compiled
+    monkeypatch.setattr(machine_cuda, "link", keep_link)
+    monkeypatch.setattr(compiler, "load", keep_load)
+    return backend
+
+
+@pytest.fixture
+def device(gpu: FakeGpu) -> Iterator[Device]:
+    fake = Device("cuda")
+    fake._backend = gpu
+    with fake:
+        yield fake
+
+
+def check(gpu: FakeGpu) -> None:
+    """All that is wrong with the kernels compiled since the test began, in one message."""
+    wrong = [f"{c.program.name}{_names(c.program)}: {what}" for c in gpu.compiled for what in faults(c)]
+    assert not wrong, "\n".join(wrong)
+
+
+def _names(program: Program) -> str:
+    return "(" + ", ".join(a.name if isinstance(a, DType) else a for a in program.arguments if a != "int") + ")"
+
+
+def names_f64(program: Program) -> bool:
+    """Whether f64 is asked for: as the type of elements, or to compute in."""
+    return "float64" in repr((program.compute, program.arguments, program.bindings))
+
+
+def faults(c: Compiled) -> Iterator[str]:
+    reduces = bool(REDUCES_ARGUMENTS.search(c.text))
+    if not names_f64(c.program) and not reduces and ".f64" in c.ptx:
+        lines = [line.strip() for line in c.ptx.splitlines() if ".f64" in line and not line.strip().startswith(".reg")]
+        yield f"{len(lines)} f64 instructions, such as {lines[:2]}"
+    frame, stores, loads = map(int, re.search(_REPORT, c.log).groups())  # type: ignore[union-attr]
+    if stores or loads:
+        yield f"spills {stores} bytes"
+    if frame and not reduces and c.program.name not in STACK_FRAMES:
+        yield f"a stack frame of {frame} bytes"
+    for word, kind in (("ld", LoadVector), ("st", StoreVector)):
+        if _wants_vectors(c, kind) and not _has_vectors(c.ptx, word):
+            yield f"no 16-byte {word}.global"
+
+
+_REPORT = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+
+
+def _wants_vectors(c: Compiled, kind: type) -> bool:
+    return any(
+        isinstance(spec, kind) and spec.width * spec.dtype.itemsize == 16 and f"{name}(" in c.text
+        for name, spec in c.program.bindings.items()
+    )  # fmt: skip
+
+
+def _has_vectors(ptx: str, word: str) -> bool:
+    found = re.findall(rf"\b{word}\.global(?:\.nc)?\.v(\d)\.[bufs](\d+)", ptx)
+    return any(int(count) * int(bits) == 128 for count, bits in found)
+
+
+def floating(dtype: DType, *shape: int) -> Tensor:
+    return Tensor.empty(shape, dtype=dtype).requires_grad_()
+
+
+def backward(y: Tensor) -> None:
+    y.backward(Tensor.empty(y.shape, dtype=y.dtype))
+
+
+# --- elementwise: from the table -----------------------------------------------------------------------------------
+ELEMENTWISE = sorted(name for name, entry in TABLE.items() if entry.kind == "elementwise")
+
+
+LAYOUTS = [
+    ("contiguous", fn.float32), ("contiguous", fn.bfloat16), ("strided", fn.float32),
+    *(pytest.param(layout, dtype, marks=pytest.mark.slow)
+      for layout, dtype in (("strided", fn.bfloat16), *product(("contiguous", "strided"), SLOW))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layout, dtype", LAYOUTS, ids=lambda v: getattr(v, "name", v))
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_elementwise(name: str, layout: str, dtype: DType, gpu: FakeGpu, device: Device) -> None:
+    entry = TABLE[name]
+    if dtype not in entry.dtypes:
+        pytest.skip(f"{name} is not defined for {dtype.name}")
+    xs = [Tensor.empty((64, 32), dtype=dtype) for _ in entry.parameters]
+    xs = [(x.T if layout == "strided" else x).requires_grad_() for x in xs]
+    y = entry.op(*xs)
+    if y.requires_grad:
+        backward(y)
+    assert any(("_r2" if layout == "strided" else "_v") in c.program.name for c in gpu.compiled)
+    check(gpu)
+
+
+# --- the kernels written by hand: the calls that launch each of them, in each variant ------------------------------
+def reductions(dtype: DType) -> None:
+    for reduce in (fn.sum, fn.prod, fn.max, fn.min, fn.any, fn.all):
+        reduce(floating(dtype, 8, 64).detach(), axis=1)
+        reduce(floating(dtype, 4096, 4096).detach(), axis=1)
+    for shape, axis in (((512, 64), 0), ((64, 8192), -1), ((1 << 22,), None), ((8, 1 << 20), 1), ((1 << 20, 32), 0)):
+        fn.sum(floating(dtype, *shape).detach(), axis=axis)
+        fn.mean(floating(dtype, *shape).detach(), axis=axis)
+
+
+def arguments(dtype: DType) -> None:
+    for op in (fn.argmax, fn.argmin):
+        op(floating(dtype, 8, 4096).detach(), axis=1)
+        op(floating(dtype, 8, 64).detach(), axis=1)
+
+
+def softmax(dtype: DType) -> None:
+    for op in (fn.softmax, fn.log_softmax):
+        for n in (64, 4096):
+            backward(op(floating(dtype, 8, n)))
+
+
+def norms(dtype: DType) -> None:
+    x, w, b = floating(dtype, 8, 4096), floating(dtype, 4096), floating(dtype, 4096)
+    for y in (fn.layer_norm(x), fn.layer_norm(x, w), fn.layer_norm(x, w, b), fn.rms_norm(x), fn.rms_norm(x, w)):
+        backward(y)
+    backward(fn.layer_norm(floating(dtype, 8, 64), floating(dtype, 64), floating(dtype, 64)))
+
+
+def cross_entropy(dtype: DType) -> None:
+    for n in (10, 50_000):
+        backward(fn.cross_entropy(floating(dtype, 64, n), Tensor.empty((64,), dtype=fn.int64)))
+
+
+def matmul(dtype: DType) -> None:
+    backward(fn.matmul(floating(dtype, 3, 100, 70), floating(dtype, 70, 30)))
+
+
+def mixed_matmul(dtype: DType) -> None:
+    fn.matmul(floating(fn.float32, 100, 70), floating(dtype, 70, 30))
+
+
+def indexing(dtype: DType) -> None:
+    backward(fn.take(floating(dtype, 100, 30), Tensor.empty((7,), dtype=fn.int64)))
+    backward(fn.embedding(Tensor.empty((7,), dtype=fn.int32), floating(dtype, 100, 30)))
+    backward(fn.take_along_axis(floating(dtype, 10, 30), Tensor.empty((10, 5), dtype=fn.int64)))
+
+
+def convolution(dtype: DType) -> None:
+    y = fn.conv2d(floating(dtype, 2, 3, 20, 20), floating(dtype, 8, 3, 3, 3), floating(dtype, 8), padding=1)
+    backward(fn.max_pool2d(y, 2))
+    backward(fn.avg_pool2d(floating(dtype, 2, 3, 20, 20), 2))
+
+
+def random(dtype: DType) -> None:
+    fn.rand((1000,), dtype=dtype)
+    fn.randn((1000,), dtype=dtype)
+    fn.dropout(floating(dtype, 1000), 0.1)
+
+
+def creation(dtype: DType) -> None:
+    fn.arange(10, dtype=dtype)
+    fn.full((10,), 1.5, dtype=dtype)
+    fn.full((10, 10), 1.5, dtype=dtype).T.fill_(0)
+
+
+def casts(dtype: DType) -> None:
+    for other in (fn.float32, fn.float64, fn.float16, fn.bfloat16, fn.int8, fn.int64, fn.uint8, fn.uint64, fn.bool):
+        for shape in ((1000,), (10, 10)):
+            for x in (Tensor.empty(shape, dtype=dtype), Tensor.empty(shape, dtype=other)):
+                (x if len(shape) == 1 else x.T).to_dtype(other if x.dtype is dtype else dtype)
+
+
+def optimizers(dtype: DType) -> None:
+    for make in (lambda p: fn.optim.SGD([p], lr=0.1, momentum=0.9), lambda p: fn.optim.AdamW([p])):
+        p = fn.Parameter(Tensor.empty((1000,), dtype=dtype))
+        optimizer = make(p)
+        p.grad = Tensor.empty((1000,), dtype=dtype)
+        optimizer.step()
+        optimizer.step()
+
+
+def integers(dtype: DType) -> None:
+    """Integer kernels beside the floating ones (they do not depend on `dtype`: one run of them is enough)."""
+    if dtype is not fn.float32:
+        pytest.skip("once is enough")
+    for kind in (fn.int32, fn.uint8):
+        x = Tensor.empty((64, 300), dtype=kind)
+        fn.randint(0, 10, (100,), dtype=kind)
+        fn.arange(10, dtype=kind)
+        fn.sum(x, axis=1), fn.max(x, axis=1), fn.argmax(x, axis=1), x // x, x % x, x @ x.T
+        fn.take(x, Tensor.empty((7,), dtype=kind))
+
+
+BY_HAND = (
+    reductions, arguments, softmax, norms, cross_entropy, matmul, mixed_matmul, indexing, convolution, random, creation,
+    casts, optimizers, integers,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("launches", BY_HAND, ids=lambda f: f.__name__)
+def test_by_hand(launches: Callable[[DType], None], dtype: DType, gpu: FakeGpu, device: Device) -> None:
+    launches(dtype)
+    check(gpu)
+
+
+# --- the machine code itself ---------------------------------------------------------------------------------------
+def _nvdisasm() -> str:
+    """NVIDIA's disassembler, from the toolkit on PATH or from its wheel."""
+    found = shutil.which("nvdisasm")
+    try:
+        files = metadata.files("nvidia-cuda-nvdisasm") or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if not found and file.name in ("nvdisasm", "nvdisasm.exe"):
+            found = str(file.locate())
+    if not found:
+        pytest.skip("nvdisasm is not installed (pip install nvidia-cuda-nvdisasm)")
+    return found
+
+
+def disassemble(image: bytes, folder: Path) -> str:
+    path = folder / "kernel.cubin"
+    path.write_bytes(image)
+    return subprocess.run([_nvdisasm(), "-c", str(path)], check=True, capture_output=True, text=True).stdout
+
+
+# DADD, DMUL, DFMA, DSETP, DMNMX; conversions from and to F64; the seeds of f64 reciprocals and roots
+F64_SASS = re.compile(r"\b(D(?:ADD|MUL|FMA|SETP|MNMX)\b\S*|\w+\.[\w.]*F64[\w.]*|MUFU\.\w+64H)")
+LOCAL_SASS = re.compile(r"\b(?:STL|LDL)\b")
+
+
+def check_sass(gpu: FakeGpu, folder: Path) -> None:
+    for c in gpu.compiled:
+        if REDUCES_ARGUMENTS.search(c.text):
+            continue
+        sass = disassemble(c.image, folder)
+        assert not LOCAL_SASS.search(sass), f"{c.program.name}: local memory"
+        if not names_f64(c.program):
+            assert not F64_SASS.findall(sass), c.program.name
+        for text, kind in (("LDG.E.128", LoadVector), ("STG.E.128", StoreVector)):
+            if _wants_vectors(c, kind):
+                assert text in sass, f"{c.program.name}: no {text}"
+
+
+SASS_OPS: dict[str, Callable[[DType], Any]] = {
+    "silu": lambda dtype: backward(fn.silu(floating(dtype, 1000))),
+    "matmul": lambda dtype: fn.matmul(floating(dtype, 100, 70), floating(dtype, 70, 30)),
+    "softmax": lambda dtype: fn.softmax(floating(dtype, 8, 4096)),
+    "sum": lambda dtype: fn.sum(floating(dtype, 64, 8192), axis=-1),
+}
+
+
+@pytest.mark.parametrize("dtype", QUICK, ids=lambda d: d.name)
+@pytest.mark.parametrize("op", SASS_OPS)
+def test_machine_code(op: str, dtype: DType, gpu: FakeGpu, device: Device, tmp_path: Path) -> None:
+    SASS_OPS[op](dtype)
+    assert gpu.compiled
+    check_sass(gpu, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", (*QUICK, *SLOW), ids=lambda d: d.name)
+@pytest.mark.parametrize("launches", BY_HAND, ids=lambda f: f.__name__)
+def test_all_machine_code(
+    launches: Callable[[DType], None], dtype: DType, gpu: FakeGpu, device: Device, tmp_path: Path
+) -> None:
+    launches(dtype)
+    check_sass(gpu, tmp_path)
