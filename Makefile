@@ -23,8 +23,9 @@ help: ## say what there is
 demo: $(call stamp,demo) ## train a network on real handwritten digits, on the GPU if there is one
 	$(VENV)/bin/flame-numba train digits
 
+# a process a core already: threads of BLAS would only get in their way
 test: $(call stamp,test) ## every test that needs no GPU, on all cores
-	$(PY) -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+	OPENBLAS_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 check: $(call stamp,dev) ## format, lint, types, layers
 	$(PY) -m ruff format --check .

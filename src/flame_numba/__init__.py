@@ -60,6 +60,7 @@ from .ops.creation import (
     zeros_like,
 )
 from .ops.elementwise import *  # noqa: F403
+from .ops.formula_op import elementwise, fuse
 from .ops.indexing import embedding, masked_fill, one_hot, take, take_along_axis
 from .ops.linalg import linear, matmul, outer
 from .ops.losses import binary_cross_entropy_with_logits, cross_entropy, l1_loss, mse_loss
@@ -86,7 +87,7 @@ from .ops.movement import (
 from .ops.normalization import layer_norm, log_softmax, rms_norm, softmax
 from .ops.random import Generator, bernoulli, dropout, manual_seed, permutation, rand, randint, randn
 from .ops.reductions import all, any, argmax, argmin, logsumexp, max, mean, min, prod, std, sum, var
-from .ops.table import REALS, Domain, elementwise, fuse
+from .ops.table import REALS, Domain
 from .pool import MemoryPool, PoolConfig, current_pool, default_pool
 from .storage import Storage
 from .tensor import Parameter, Tensor

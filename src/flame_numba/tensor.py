@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .devices import Device, current_device
 from .dtypes import DType, as_dtype
 from .errors import DTypeError, GradientError, IndexOutOfRange, ShapeError
-from .shapes import Shape, expand_strides, is_contiguous, numel, row_major
+from .shapes import Shape, as_shape, expand_strides, is_contiguous, numel, row_major
 from .storage import Storage
 
 FAULTS: list[str] = ["no fault"]  # code → what a kernel found wrong
@@ -110,8 +110,6 @@ class Tensor:
     @classmethod
     def empty(cls, shape: Any, *, dtype: DType | str | None = None, device: Device | str | None = None) -> Tensor:
         """Uninitialised elements. Default dtype float32, default device `default_device()`."""
-        from .shapes import as_shape
-
         where = current_device() if device is None else Device.parse(device)
         sizes = as_shape(shape)
         return new(where, as_dtype(float if dtype is None else dtype), sizes)

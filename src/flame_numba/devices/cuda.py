@@ -40,7 +40,7 @@ def count_devices() -> int:
     try:
         (code,) = driver.cuInit(0)
     except RuntimeError as error:  # cuda.bindings found no libcuda
-        raise DeviceError(f"no NVIDIA driver is installed ({error}); install the driver to use a GPU") from None
+        raise DeviceError("no NVIDIA driver is installed; install one to use a GPU") from error
     if code == driver.CUresult.CUDA_ERROR_NO_DEVICE:
         return 0
     if code != _SUCCESS:

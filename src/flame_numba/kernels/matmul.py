@@ -49,7 +49,8 @@ class Tile:
         return (self.m // self.tm) * (self.n // self.tn)
 
 
-CUDA_TILE = Tile(64, 64, 16, 4, 4)
+SMALL_TILE = Tile(64, 64, 16, 4, 4)
+LARGE_TILE = Tile(128, 128, 16, 8, 8)  # more arithmetic for each element fetched, but fewer blocks
 HOST_TILE = Tile(8, 8, 64, 8, 8)  # one thread holds the whole tile
 
 
@@ -105,6 +106,11 @@ def matmul(
             for j in range(TN):
                 if i0 + row + i < m and j0 + column + j < n:
                     store_y(y, (batch * m + i0 + row + i) * n + j0 + column + j, total[i * TN + j])
+
+
+def cuda_tile(m: int, n: int) -> Tile:
+    """The large tile where it still gives every multiprocessor work."""
+    return LARGE_TILE if min(m, n) >= 1024 else SMALL_TILE
 
 
 def matmul_program(a: DType, b: DType, y: DType, compute: DType, tile: Tile) -> Program:

@@ -12,10 +12,11 @@ from ..kernels import windows as kernels
 from ..shapes import Shape
 from ..tensor import Tensor, new
 from .indexing import take_along_axis
+from .kernel_op import primitive
 from .launch import run, spread
 from .linalg import matrix_product
 from .movement import contiguous, permute, reshape
-from .table import case, composite, primitive
+from .table import case, composite
 
 Pair = int | tuple[int, int]
 

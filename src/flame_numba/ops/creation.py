@@ -14,7 +14,7 @@ from ..kernels.index import iota_program
 from ..shapes import as_shape
 from ..tensor import Tensor, new
 from .launch import run, spread
-from .movement import fill_
+from .movement import fill_, stack
 
 
 def _place(device: Device | str | None) -> Device:
@@ -120,8 +120,6 @@ def asarray(value: Any, *, dtype: Any = None, device: Device | str | None = None
         result = result if dtype is None or result.dtype is as_dtype(dtype) else result.to_dtype(dtype)
         return result.clone() if copy and result.storage is value.storage else result
     if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
-        from .movement import stack
-
         return asarray(stack([asarray(v) for v in value]), dtype=dtype, device=device)
     host = np.asarray(value)
     if host.dtype == np.float64 and not isinstance(value, (np.ndarray, np.generic)):

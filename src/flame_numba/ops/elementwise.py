@@ -9,7 +9,8 @@ import numpy as np
 
 from ..dtypes import FLOATS, INTEGERS, bool_
 from ..kernels import formula as f
-from .table import NONZERO, POSITIVE, REALS, Domain, elementwise
+from .formula_op import elementwise
+from .table import NONZERO, POSITIVE, REALS, Domain
 
 NUMBERS = FLOATS + INTEGERS
 BITS = (*INTEGERS, bool_)

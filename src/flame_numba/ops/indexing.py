@@ -16,9 +16,10 @@ from ..shapes import Shape, axis_index, numel
 from ..tensor import FAULTS, Tensor, new
 from .creation import arange, asarray
 from .elementwise import equal, where
+from .kernel_op import primitive
 from .launch import run, same_device, spread
 from .movement import contiguous, copied, copy_into, fill_, reshape, strided_slice, to_dtype, unsqueeze
-from .table import Integers, case, composite, primitive
+from .table import Integers, case, composite
 
 NUMBERS = FLOATS + INTEGERS
 

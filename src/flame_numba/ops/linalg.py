@@ -9,12 +9,13 @@ import numpy as np
 
 from ..dtypes import FLOATS, INTEGERS, DType, promote
 from ..errors import ShapeError
-from ..kernels.matmul import CUDA_TILE, HOST_TILE, matmul_program
+from ..kernels.matmul import HOST_TILE, cuda_tile, matmul_program
 from ..shapes import broadcast, collapse, numel
 from ..tensor import Tensor, expanded, new
+from .kernel_op import primitive
 from .launch import run
-from .movement import copied, fill_, reshape, transpose
-from .table import case, composite, primitive
+from .movement import copied, copy_into, fill_, reshape, transpose
+from .table import case, composite
 
 
 def general_matmul(y: Tensor, a: Tensor, b: Tensor, compute: DType) -> None:
@@ -26,7 +27,7 @@ def general_matmul(y: Tensor, a: Tensor, b: Tensor, compute: DType) -> None:
         sizes, (walk_a, walk_b) = collapse(batch, [a.strides[:-2], b.strides[:-2]])
     lead = 2 - len(sizes)
     sizes, walk_a, walk_b = (1,) * lead + sizes, (0,) * lead + walk_a, (0,) * lead + walk_b
-    tile = HOST_TILE if y.device.kind == "cpu" else CUDA_TILE
+    tile = HOST_TILE if y.device.kind == "cpu" else cuda_tile(m, n)
     batches = numel(batch)
     blocks = batches * -(-m // tile.m) * -(-n // tile.n)
     run(
@@ -50,8 +51,6 @@ def blas_matmul(y: Tensor, a: Tensor, b: Tensor, compute: DType) -> None:
     with y.device.backend.lock:
         np.matmul(_host_view(a), _host_view(b), out=_host_view(target))
     if target is not y:
-        from .movement import copy_into
-
         copy_into(y, target)
 
 

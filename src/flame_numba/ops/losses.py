@@ -14,12 +14,14 @@ from ..kernels import rows as kernels
 from ..shapes import numel
 from ..tensor import Tensor, new
 from .elementwise import abs
+from .formula_op import elementwise
 from .indexing import _check_index, _fault, _raise_now, one_hot
+from .kernel_op import primitive
 from .launch import run
 from .movement import contiguous, to_dtype, unsqueeze
 from .normalization import softmax
 from .reductions import mean, sum
-from .table import Domain, Integers, case, composite, elementwise, primitive
+from .table import Domain, Integers, case, composite
 
 _LABEL = _fault("cross_entropy: a label was out of range in a kernel queued before this point (it was taken as 0)")
 

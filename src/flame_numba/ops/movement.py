@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..devices import Device
-from ..dtypes import DType, as_dtype
+from ..dtypes import DType, as_dtype, promote
 from ..errors import AxisError, ShapeError
 from ..kernels import formula
 from ..shapes import (
@@ -26,8 +26,9 @@ from ..shapes import (
     permute as permuted,
 )
 from ..tensor import Tensor, expanded, new
+from .kernel_op import primitive
 from .launch import MapKernel, check_number
-from .table import case, composite, primitive
+from .table import case, composite
 
 _COPY = MapKernel("copy", ["x0"], [formula.variable("x0")])
 _FILL = MapKernel("fill", ["x0"], [formula.variable("x0")])
@@ -306,8 +307,6 @@ def join(*tensors: Tensor, axis: int) -> Tensor:
             shapes = ", ".join(str(t.shape) for t in tensors)
             raise ShapeError(f"concat: shapes {shapes} must agree but for axis {at}")
         if t.dtype is not dtype:
-            from ..dtypes import promote
-
             dtype = promote(dtype, t.dtype)
     shape = first.shape[:at] + (sum(t.shape[at] for t in tensors),) + first.shape[at + 1 :]
     y = new(first.device, dtype, shape)

@@ -14,10 +14,12 @@ from ..kernels import rows as kernels
 from ..shapes import axis_index
 from ..tensor import Tensor, new
 from .elementwise import exp, rsqrt
+from .formula_op import fuse
+from .kernel_op import primitive
 from .launch import run
 from .movement import contiguous, to_dtype, transpose
 from .reductions import mean, sum
-from .table import case, fuse, primitive
+from .table import case
 
 
 def _floating(x: Tensor, op: str) -> None:

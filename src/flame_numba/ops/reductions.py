@@ -15,9 +15,10 @@ from ..shapes import Shape, axes_tuple, axis_index, collapse, permute
 from ..tensor import Tensor, new
 from .elementwise import equal, exp, isfinite, log, where
 from .elementwise import sqrt as square_root
+from .kernel_op import primitive
 from .launch import run
 from .movement import broadcast_to, copied, reshape, to_dtype
-from .table import Domain, case, composite, primitive
+from .table import Domain, case, composite
 
 Axis = int | tuple[int, ...] | None
 
