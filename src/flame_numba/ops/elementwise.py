@@ -338,7 +338,9 @@ def relu(x):
     return f.where(x < 0, 0, x)
 
 
-_sigmoid = _scipy("expit")
+def _sigmoid(x: Any) -> Any:
+    e = np.exp(-np.abs(x))  # scipy's expit gives 0 where the result is still a subnormal number
+    return np.where(x < 0, e, 1) / (1 + e)
 
 
 @elementwise(_sigmoid, result="float", accepts=NUMBERS, partials=lambda y, x: (y * (1 - y),), ulps=8)
