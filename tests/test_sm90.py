@@ -234,7 +234,7 @@ def cross_entropy(dtype: DType) -> None:
 
 def matmul(dtype: DType) -> None:
     backward(fn.matmul(floating(dtype, 3, 100, 70), floating(dtype, 70, 30)))
-    fn.matmul(floating(dtype, 1100, 70), floating(dtype, 70, 1030))  # the large tile
+    fn.matmul(floating(dtype, 2100, 70), floating(dtype, 70, 2060))  # the large tile
 
 
 def mixed_matmul(dtype: DType) -> None:

@@ -110,7 +110,7 @@ def matmul(
 
 def cuda_tile(m: int, n: int) -> Tile:
     """The large tile where it still gives every multiprocessor work."""
-    return LARGE_TILE if min(m, n) >= 1024 else SMALL_TILE
+    return LARGE_TILE if min(m, n) >= 2048 else SMALL_TILE
 
 
 def matmul_program(a: DType, b: DType, y: DType, compute: DType, tile: Tile) -> Program:
