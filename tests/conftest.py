@@ -21,7 +21,7 @@ else:
         "ci",
         derandomize=True,
         deadline=None,
-        max_examples=25,
+        max_examples=15,
         print_blob=True,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )

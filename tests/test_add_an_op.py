@@ -126,3 +126,13 @@ def test_property_checks_find_a_wrong_formula() -> None:
         for name in ("wrong_softsign", "wrong_slope"):
             if TABLE.pop(name, None):
                 delattr(fn.Tensor, name)
+
+
+def test_an_op_may_not_take_the_name_of_something_else_of_tensors():
+    def shape(x):
+        """Not an op."""
+        return x + 1
+
+    with pytest.raises(fn.ConfigError, match="Tensor has something of that name"):
+        fn.elementwise(np.positive)(shape)
+    assert fn.Tensor.ones((2, 3)).shape == (2, 3)

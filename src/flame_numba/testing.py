@@ -112,8 +112,10 @@ def _wide(array: Array) -> Array:
 def _draw_elementwise(entry: Entry, dtype: DType, rng: np.random.Generator, special: bool) -> list[Array]:
     shapes = _broadcast_shapes(rng, len(entry.parameters))
     arrays = []
-    for domain, shape, flag in zip(entry.domain, shapes, entry.op._truth_flags, strict=True):  # type: ignore[attr-defined]
-        kind = dtypes.bool_ if flag and rng.random() < 0.5 else dtype
+    flags = entry.op._truth_flags  # type: ignore[attr-defined]
+    truth = dtypes.bool_ if any(flags) and rng.random() < 0.5 else dtype  # any dtype can be used as a truth value
+    for domain, shape, flag in zip(entry.domain, shapes, flags, strict=True):
+        kind = truth if flag else dtype
         arrays.append(_values(rng, shape, kind, domain, special))
     return arrays
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from .. import dtypes
 from ..dtypes import DType
-from ..errors import GradientError
+from ..errors import ConfigError, GradientError
 from ..grad import Node, is_recording, record
 from ..tensor import Tensor
 from .autocast import cast_target
@@ -93,6 +93,9 @@ TABLE: dict[str, Entry] = {}
 
 
 def register(entry: Entry, method: bool) -> None:
+    """Add a row, and the op as a method of Tensor. A row of that name is replaced; nothing else of Tensor's is."""
+    if method and entry.name not in TABLE and hasattr(Tensor, entry.name):
+        raise ConfigError(f"{entry.name}: Tensor has something of that name already; give the op another")
     TABLE[entry.name] = entry
     if method:
         op = entry.op
