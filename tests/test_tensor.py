@@ -180,3 +180,21 @@ def test_random_numbers_have_their_moments():
     assert (np.bincount(i, minlength=6) > 9_500).all()
     sample = fn.randn((7,), dtype=fn.float32, generator=fn.Generator(0))
     assert np.array_equal(sample.numpy(), fn.randn((9,), generator=fn.Generator(0)).numpy()[:7])
+
+
+def test_assignment_from_an_overlapping_view_of_itself():
+    host = array(3, 6)
+    x = fn.asarray(host)
+    x[:, 1:] = x[:, :-1]
+    host[:, 1:] = host[:, :-1].copy()
+    assert np.array_equal(x.numpy(), host)
+    x[::-1] = x
+    assert np.array_equal(x.numpy(), host[::-1])
+
+
+def test_a_write_into_another_device_is_refused():
+    from flame_numba.ops.movement import copy_into
+
+    elsewhere = fn.Tensor.empty((3,), device=fn.Device.simulated())
+    with pytest.raises(fn.DeviceMismatch, match="move them to one device"):
+        copy_into(elsewhere, fn.Tensor.ones((3,)))

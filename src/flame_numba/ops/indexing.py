@@ -270,7 +270,8 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
         raise ShapeError("x[key] = value: x is a broadcast view, whose elements share memory; clone() it first")
     if isinstance(value, Tensor):
         same_device([x, value], "x[key] = value")
-        copy_into(target, value.detach())
+        # elements of one storage would be read after they were written: take them aside first
+        copy_into(target, copied(value) if value.storage is x.storage else value.detach())
     elif isinstance(value, (bool, int, float, np.generic)):
         fill_(target, value.item() if isinstance(value, np.generic) else value)
     else:

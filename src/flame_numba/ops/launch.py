@@ -96,13 +96,14 @@ class MapKernel:
         """Compute the formulas in `compute`; results have `dtypes`, or are written `into` the given tensors."""
         device = None
         parts: list[Any] = [compute, dtypes, into is None]
-        for x in inputs if into is None else (*into, *inputs):
+        operands = inputs if into is None else (*into, *inputs)
+        for x in operands:
             if isinstance(x, Tensor):
                 storage = x.storage
                 if device is None:
                     device = storage.device
                 elif storage.device is not device and storage.device != device:
-                    same_device([x for x in inputs if isinstance(x, Tensor)], self.name)
+                    same_device([t for t in operands if isinstance(t, Tensor)], self.name)
                 # the offset matters to a plan only by its alignment
                 parts += (x.dtype, x.shape, x.strides, x.offset & 15)
             else:
