@@ -214,6 +214,7 @@ def test_download_is_cached_and_a_damaged_cache_is_mended(
         (gzip.compress(b"another file"), "wrong checksum: SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}"),
         (gzip.compress(b"cut short")[:-3], "truncated or damaged: 26 bytes"),
     ],
+    ids=["another file", "cut short"],  # the bytes hold the time of day: as names they differ between test processes
 )
 def test_bad_download_is_refused(content: bytes, message: str, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (small / "train-images-idx3-ubyte.gz").write_bytes(content)
