@@ -176,10 +176,10 @@ class Bench:
         """Between two events on the default stream, which all contenders use."""
         backend = self.device.backend
         wait()
-        start = backend.record_event()
+        start = backend.record_event(timing=True)
         for _ in range(count):
             call()
-        return backend.elapsed_ms(start, backend.record_event()) / 1e3 / count
+        return backend.elapsed_ms(start, backend.record_event(timing=True)) / 1e3 / count
 
 
 def _count(call: Call, wait: Call, few: int) -> int:

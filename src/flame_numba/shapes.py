@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Iterable, Sequence
 from math import prod
@@ -16,6 +17,12 @@ numel = prod
 
 def as_shape(value: Any) -> Shape:
     """A tuple of non-negative ints from an int or a sequence of ints."""
+    if type(value) is tuple:
+        for n in value:
+            if type(n) is not int or n < 0:
+                break
+        else:
+            return value
     try:
         items = (value,) if isinstance(value, int) else tuple(value)
         shape = tuple(operator.index(item) for item in items)
@@ -24,6 +31,12 @@ def as_shape(value: Any) -> Shape:
     if any(n < 0 for n in shape):
         raise ShapeError(f"shape: sizes must be ≥ 0, got {shape}")
     return shape
+
+
+@functools.lru_cache(maxsize=4096)
+def layout(shape: Shape) -> tuple[Shape, int]:
+    """(strides, number of elements) of a new tensor, remembered: programs repeat their shapes."""
+    return row_major(shape), numel(shape)
 
 
 def row_major(shape: Shape) -> Shape:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .devices import Device, current_device
-from .dtypes import DType, as_dtype
+from .devices import Device, Stream, current_device, current_stream
+from .dtypes import DType, as_dtype, default_float
 from .errors import DTypeError, GradientError, IndexOutOfRange, ShapeError
-from .shapes import Shape, as_shape, expand_strides, is_contiguous, numel, row_major
+from .pinned import HostCopy, hold, pinned_empty
+from .shapes import Shape, as_shape, expand_strides, is_contiguous, layout, numel
 from .storage import Storage
 
 FAULTS: list[str] = ["no fault"]  # code → what a kernel found wrong
@@ -111,12 +113,17 @@ class Tensor:
     def empty(cls, shape: Any, *, dtype: DType | str | None = None, device: Device | str | None = None) -> Tensor:
         """Uninitialised elements. Default dtype float32, default device `default_device()`."""
         where = current_device() if device is None else Device.parse(device)
-        sizes = as_shape(shape)
-        return new(where, as_dtype(float if dtype is None else dtype), sizes)
+        return new(where, default_float if dtype is None else as_dtype(dtype), as_shape(shape))
 
     @classmethod
-    def from_numpy(cls, array: npt.NDArray[Any], device: Device | str | None = None) -> Tensor:
-        """A copy of a NumPy array on the device. Raises DTypeError for a dtype we do not have."""
+    def from_numpy(
+        cls, array: npt.NDArray[Any], device: Device | str | None = None, non_blocking: bool = False
+    ) -> Tensor:
+        """A copy of a NumPy array on the device. Raises DTypeError for a dtype we do not have.
+
+        `non_blocking`: if the array is page-locked (`pinned_empty`), only queue the copy on the current stream. The
+        array must not be changed before that is done; it may be dropped.
+        """
         host = np.asarray(array)
         dtype = as_dtype(host.dtype)
         if not host.dtype.isnative:
@@ -125,12 +132,15 @@ class Tensor:
         result = cls.empty(host.shape, dtype=dtype, device=device)
         if host.size:
             backend = result.device.backend
+            upload = backend.upload_async if non_blocking else backend.upload
             with backend.lock:
-                backend.upload(result.address, host.ctypes.data, host.nbytes)
+                upload(result.address, host.ctypes.data, host.nbytes, current_stream(backend))
+            if non_blocking:
+                hold(result.device.current_stream(), host)
         return result
 
     def numpy(self) -> npt.NDArray[Any]:
-        """A copy on the host, bfloat16 as `ml_dtypes.bfloat16`. Waits for the device.
+        """A copy on the host, bfloat16 as `ml_dtypes.bfloat16`. Waits for the current stream.
 
         Raises IndexOutOfRange if a kernel before it met an index out of range. No gradient flows through it.
         """
@@ -144,16 +154,43 @@ class Tensor:
         backend = self.device.backend
         with backend.lock:
             start = self.storage.block.address + low * self.dtype.itemsize
-            backend.download(span.ctypes.data, start, span.nbytes)
+            backend.download(span.ctypes.data, start, span.nbytes, current_stream(backend))
         self._raise_fault()
         strides = tuple(s * self.dtype.itemsize for s in self.strides)
         view = np.lib.stride_tricks.as_strided(span[self.offset - low :], self.shape, strides)
         return view if self.is_contiguous else view.copy()
 
+    def numpy_async(self, out: npt.NDArray[Any] | None = None) -> HostCopy:
+        """Queue a copy to the host on the current stream, into `out` or a new page-locked array; `wait()` gives it.
+
+        If `out` is not page-locked, the copy has ended on return. Raises ShapeError or DTypeError unless `out` has
+        the tensor's shape and dtype and lies in row-major order.
+        """
+        array = pinned_empty(self.shape, self.dtype, self.device) if out is None else out
+        if array.shape != self.shape or not array.flags.c_contiguous or not array.flags.writeable:
+            raise ShapeError(f"numpy_async: out must be row-major and writeable of {self.shape}, it is {array.shape}")
+        if array.dtype != self.dtype.numpy:
+            raise DTypeError(f"numpy_async: out must be {self.dtype.name}, it is {array.dtype}")
+        if self.numel == 0:
+            return HostCopy(array, None, partial(_raise_fault, self.device))
+        source, backend = self.detach().contiguous(), self.device.backend
+        stream = self.device.current_stream()
+        with backend.lock:
+            backend.download_async(array.ctypes.data, source.address, array.nbytes, stream.handle)
+            source.record_stream(stream)
+        return HostCopy(array, hold(stream, array), partial(_raise_fault, self.device))
+
+    def record_stream(self, stream: Stream | int) -> None:
+        """Say that work which another library queued on `stream` uses the elements.
+
+        Their memory is not reused before that work is done. Ops and copies of this library do it by themselves.
+        """
+        number, block = int(stream), self.storage.block
+        if block.stream != number:
+            block.record_stream(number)
+
     def _raise_fault(self) -> None:
-        code = self.device.backend.take_fault()
-        if code:
-            raise IndexOutOfRange(FAULTS[code])
+        _raise_fault(self.device)
 
     def item(self) -> bool | int | float:
         """The only element as a Python number. Raises ShapeError if there is not exactly one."""
@@ -246,11 +283,19 @@ class Parameter(Tensor):
     def __init__(self, data: Tensor) -> None:
         super().__init__(data.storage, data.shape, data.strides, data.offset)
         self.requires_grad_()
+        data.storage.block.retag("parameters")
+
+
+def _raise_fault(device: Device) -> None:
+    code = device.backend.take_fault()
+    if code:
+        raise IndexOutOfRange(FAULTS[code])
 
 
 def new(device: Device, dtype: DType, shape: Shape) -> Tensor:
     """An uninitialised contiguous tensor."""
-    return dense(device, dtype, shape, row_major(shape), numel(shape))
+    strides, count = layout(shape)
+    return dense(device, dtype, shape, strides, count)
 
 
 def dense(device: Device, dtype: DType, shape: Shape, strides: Shape, count: int) -> Tensor:

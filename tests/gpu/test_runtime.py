@@ -260,11 +260,11 @@ def test_copies_between_devices(gpu: Device) -> None:
 
 def test_events_and_streams(gpu: Device) -> None:
     backend = gpu.backend
-    start = backend.record_event()
+    start = backend.record_event(timing=True)
     x = fn.ones((MIB,))
     for _ in range(10):
         x = x + 1
-    end = backend.record_event()
+    end = backend.record_event(timing=True)
     assert backend.elapsed_ms(start, end) >= 0
     assert backend.event_done(end)
     backend.wait_event(backend.new_stream(), end)

@@ -2,16 +2,20 @@
 
 from .base import Backend, DeviceOutOfMemory, Executable, LaunchConfig, MemoryInfo
 from .device import Device, cuda_device_count, current_device, default_device, explain_missing_cuda
+from .streams import Event, Stream, current_stream
 
 __all__ = [
     "Backend",
     "Device",
     "DeviceOutOfMemory",
+    "Event",
     "Executable",
     "LaunchConfig",
     "MemoryInfo",
+    "Stream",
     "cuda_device_count",
     "current_device",
+    "current_stream",
     "default_device",
     "explain_missing_cuda",
 ]

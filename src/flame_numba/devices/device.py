@@ -9,9 +9,10 @@ from typing import Any
 
 from ..errors import DeviceError
 from .base import Backend, MemoryInfo
+from .streams import Stream
 
 _BACKENDS: dict[tuple[Any, ...], Backend] = {}
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()  # re-entrant: opening page-locked memory opens its device
 _ENTERED: ContextVar[tuple[Device, ...]] = ContextVar("flame_numba_device", default=())
 
 
@@ -83,12 +84,43 @@ class Device:
         """Wait for all queued work of this device."""
         self.backend.synchronize()
 
+    def new_stream(self) -> Stream:
+        """A stream: work on it runs beside that of other streams."""
+        return Stream.new(self)
+
+    def current_stream(self) -> Stream:
+        """The stream that work of this device goes to now, in this thread or task."""
+        return Stream.current(self)
+
+    @property
+    def pinned(self) -> Device:
+        """This device's page-locked host memory, as a place for a pool: `MemoryPool(device.pinned, …)`."""
+        from .pinned import PinnedDevice
+
+        return PinnedDevice(self)
+
     def __enter__(self) -> Device:
         _ENTERED.set((*_ENTERED.get(), self))
         return self
 
     def __exit__(self, *exc: object) -> None:
         _ENTERED.set(_ENTERED.get()[:-1])
+
+    def _create(self) -> Backend:
+        if self.kind == "cuda":
+            missing = explain_missing_cuda()
+            if missing:
+                raise DeviceError(f"{self}: {missing}")
+            from .cuda import CudaBackend
+
+            return CudaBackend(self.ordinal)
+        if self.kind == "simulated":
+            from .simulated import SimulatedBackend
+
+            return SimulatedBackend(self.memory)
+        from .host import HostBackend
+
+        return HostBackend()
 
     def _key(self) -> tuple[Any, ...]:
         return (self.kind, self.ordinal, self.memory)
@@ -110,25 +142,8 @@ def _open(device: Device) -> Backend:
     with _LOCK:
         key = device._key()
         if key not in _BACKENDS:
-            _BACKENDS[key] = _create(device)
+            _BACKENDS[key] = device._create()
         return _BACKENDS[key]
-
-
-def _create(device: Device) -> Backend:
-    if device.kind == "cuda":
-        missing = explain_missing_cuda()
-        if missing:
-            raise DeviceError(f"{device}: {missing}")
-        from .cuda import CudaBackend
-
-        return CudaBackend(device.ordinal)
-    if device.kind == "simulated":
-        from .simulated import SimulatedBackend
-
-        return SimulatedBackend(device.memory)
-    from .host import HostBackend
-
-    return HostBackend()
 
 
 @functools.cache

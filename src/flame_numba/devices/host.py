@@ -9,18 +9,24 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import mmap
 import os
 import platform
 import threading
 import time
+from itertools import count
 from typing import Any
 
 import numpy as np
 
 from ..errors import KernelError
 from .base import Address, DeviceOutOfMemory, Event, LaunchConfig, MemoryInfo, Stream
+from .ranges import VirtualRanges
+from .streams import current_stream
 
 ALIGNMENT = 256
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.13 names it
+_RANGE_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
 _C_TYPES = {"p": ctypes.c_void_p, "q": ctypes.c_int64, "f": ctypes.c_float, "d": ctypes.c_double}
 
 
@@ -74,15 +80,25 @@ class HostExecutable:
 
 
 class HostBackend:
-    """See `Backend`. Memory is NumPy's, so the operating system commits pages only when they are touched."""
+    """See `Backend`. Memory is NumPy's, so the operating system commits pages only when they are touched.
+
+    A reserved range is an anonymous mapping of the operating system. It would commit all of it when touched:
+    that only what is mapped is used, and no more than there is, are the books of `VirtualRanges`.
+    """
 
     kind = "cpu"
     ordinal = 0
     multiprocessors = 1
+    page_nbytes = 2 << 20
+    copy_rate = 5_000_000_000
 
     def __init__(self) -> None:
         self.debug = False
+        self._streams = count(1)
+        self._virtual = VirtualRanges(self.page_nbytes)
+        self._reserved: dict[Address, mmap.mmap] = {}
         self.lock = threading.RLock()
+        self.streams_used = False
         self._arrays: dict[Address, np.ndarray] = {}
         self.fault_cell = self.allocate(8)
         self.fill(self.fault_cell, 0, 8)
@@ -114,6 +130,53 @@ class HostBackend:
     def free(self, address: Address) -> None:
         del self._arrays[address]
 
+    allocate_host = allocate
+    free_host = free
+
+    def reserve(self, nbytes: int) -> Address:
+        self._virtual.check_pages("reserve", 0, nbytes)
+        try:
+            area = mmap.mmap(-1, nbytes + self.page_nbytes, flags=_RANGE_FLAGS)
+        except (OSError, OverflowError) as error:
+            raise DeviceOutOfMemory(f"the host has no {nbytes} bytes of addresses: {error}") from None
+        address = -(-_start(area) // self.page_nbytes) * self.page_nbytes
+        with self.lock:
+            self._virtual.reserved.add(address, nbytes)
+            self._reserved[address] = area
+        return address
+
+    def unreserve(self, address: Address, nbytes: int) -> None:
+        with self.lock:
+            self._virtual.unreserve(address, nbytes)
+            self._reserved.pop(address).close()
+
+    def map(self, address: Address, nbytes: int) -> None:
+        with self.lock:
+            self._virtual.check_room("map", address, nbytes)
+            free = self.memory_info().total - self._virtual.mapped_nbytes
+            if nbytes > free:
+                raise DeviceOutOfMemory(f"{nbytes} bytes asked of {free} not yet mapped")
+            self._virtual.map(address, nbytes)
+
+    def unmap(self, address: Address, nbytes: int) -> None:
+        with self.lock:
+            self._virtual.check_mapped("unmap", address, nbytes)
+            self._give_back(address, nbytes)
+
+    def move_mapping(self, address: Address, target: Address, nbytes: int) -> None:
+        with self.lock:
+            self._virtual.check_mapped("move_mapping", address, nbytes)
+            self._virtual.check_room("move_mapping", target, nbytes)
+            self._virtual.map(target, nbytes)
+            ctypes.memmove(target, address, nbytes)
+            self._give_back(address, nbytes)
+
+    def _give_back(self, address: Address, nbytes: int) -> None:
+        """Return the pages of a mapped range to the operating system."""
+        area = self._reserved[self._virtual.reserved.find(address)[0]]
+        area.madvise(mmap.MADV_DONTNEED, address - _start(area), nbytes)
+        self._virtual.unmap(address)
+
     def memory_info(self) -> MemoryInfo:
         page = os.sysconf("SC_PAGE_SIZE")
         return MemoryInfo(os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page)
@@ -124,20 +187,39 @@ class HostBackend:
     def upload(self, target: Address, host: Address, nbytes: int, stream: Stream = 0) -> None:
         ctypes.memmove(target, host, nbytes)
 
+    upload_async = upload
+
     def download(self, host: Address, source: Address, nbytes: int, stream: Stream = 0) -> None:
         ctypes.memmove(host, source, nbytes)
+
+    download_async = download
 
     def fill(self, target: Address, byte: int, nbytes: int, stream: Stream = 0) -> None:
         ctypes.memset(target, byte, nbytes)
 
     def new_stream(self) -> Stream:
-        return 0
+        return next(self._streams)
 
-    def record_event(self, stream: Stream = 0) -> Event:
+    def current_stream(self) -> Stream:
+        return current_stream(self)
+
+    def synchronize_stream(self, stream: Stream) -> None:
+        """Everything has run already."""
+
+    def destroy_stream(self, stream: Stream) -> None:
+        """A stream is but a number here."""
+
+    def record_event(self, stream: Stream = 0, timing: bool = False) -> Event:
         return time.perf_counter()
+
+    def destroy_event(self, event: Event) -> None:
+        """An event is but a time here."""
 
     def event_done(self, event: Event) -> bool:
         return True
+
+    def synchronize_event(self, event: Event) -> None:
+        """Everything before the event has run already."""
 
     def wait_event(self, stream: Stream, event: Event) -> None:
         """Everything before the event has run already."""
@@ -154,3 +236,7 @@ class HostBackend:
 
     def load(self, image: bytes, entry: str, signature: str) -> HostExecutable:
         return HostExecutable(image, entry, signature)
+
+
+def _start(area: mmap.mmap) -> Address:
+    return ctypes.addressof(ctypes.c_char.from_buffer(area))

@@ -109,11 +109,19 @@ def eye(
     return (i == arange(n, device=device)).to_dtype(dtype or default_float)
 
 
-def asarray(value: Any, *, dtype: Any = None, device: Device | str | None = None, copy: bool | None = None) -> Tensor:
+def asarray(
+    value: Any,
+    *,
+    dtype: Any = None,
+    device: Device | str | None = None,
+    copy: bool | None = None,
+    non_blocking: bool = False,
+) -> Tensor:
     """A tensor from a tensor, a NumPy array, or nested lists of numbers.
 
     Python floats give float32, ints int64, bools bool; NumPy arrays keep their dtype, unless one is given.
-    A tensor is returned as it is where dtype and device fit and copy is not True.
+    A tensor is returned as it is where dtype and device fit and copy is not True. `non_blocking`: a page-locked
+    array may be copied later, on the current stream; see `Tensor.from_numpy`.
     """
     if isinstance(value, Tensor):
         result = value if device is None else value.to_device(device)
@@ -124,7 +132,7 @@ def asarray(value: Any, *, dtype: Any = None, device: Device | str | None = None
     host = np.asarray(value)
     if host.dtype == np.float64 and not isinstance(value, (np.ndarray, np.generic)):
         host = host.astype(np.float32)
-    result = Tensor.from_numpy(host, device)
+    result = Tensor.from_numpy(host, device, non_blocking)
     return result if dtype is None or result.dtype is as_dtype(dtype) else result.to_dtype(dtype)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..devices import Backend, Device, Executable, LaunchConfig
+from ..devices import Backend, Device, Executable, LaunchConfig, current_stream
 from ..dtypes import DType
 from ..errors import DeviceMismatch, DTypeError
 from ..kernels import compile as compiler
@@ -36,12 +36,27 @@ def run(
     blocks: int,
     threads: int = 256,
 ) -> None:
-    """Launch a kernel. Tensors among the arguments stand for their addresses, looked up under the lock."""
+    """Launch a kernel on the current stream. Tensors among the arguments stand for their addresses."""
     backend = device.backend
+    stream = current_stream(backend)
     kernel = executable(backend, build, *choices)
     config = LaunchConfig(max(1, min(blocks, 0x7FFFFFFF)), 1, threads)
     with backend.lock:
-        kernel.launch(config, tuple([a.address if isinstance(a, Tensor) else a for a in arguments]), 0)
+        if backend.streams_used:
+            note_use(arguments, stream)
+        kernel.launch(config, tuple([a.address if isinstance(a, Tensor) else a for a in arguments]), stream)
+
+
+def note_use(operands: Sequence[Any], stream: int) -> None:
+    """Tell the pools which blocks of other streams `stream` uses, so that their memory is not reused too early.
+
+    Before the launch: a stream that a pool meets for the first time first waits for the moves until now.
+    """
+    for x in operands:
+        if isinstance(x, Tensor):
+            block = x.storage.block
+            if block.stream != stream:
+                block.record_stream(stream)
 
 
 def spread(backend: Backend, items: int, threads: int = 256) -> int:
@@ -123,14 +138,17 @@ class MapKernel:
         else:
             outputs = list(into)
         if plan.kernel is not None:
+            stream = current_stream(backend)
             with backend.lock:
+                if backend.streams_used:
+                    note_use((*outputs, *inputs), stream)
                 arguments: list[Any] = []
                 for x in (*outputs, *inputs):
                     if isinstance(x, Tensor):
                         arguments.append(x.storage.block.address + x.offset * x.dtype.itemsize)
                     else:
                         arguments.append(x)
-                plan.kernel.launch(plan.config, (*arguments, *plan.tail), 0)
+                plan.kernel.launch(plan.config, (*arguments, *plan.tail), stream)
         if into is not None:
             for x in into:
                 x.storage.version += 1

@@ -1,0 +1,147 @@
+"""Streams and events for users: which stream work goes to, and how streams wait for each other.
+
+Backends know streams by number; 0 is the default stream. The current one is a context variable, so each thread and
+each task has its own.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DeviceError
+from .base import Backend
+from .contexts import CONTEXTS
+
+if TYPE_CHECKING:
+    from .device import Device
+
+_ENTERED: ContextVar[tuple[Stream, ...] | None] = ContextVar("flame_numba_stream", default=None)
+_get_entered = _ENTERED.get
+_OWNERS: dict[tuple[Backend, int], Any] = {}  # of foreign streams: pools know a stream by number as long as they live
+
+
+def current_stream(backend: Backend) -> int:
+    """The number of the stream that work of this machine goes to now, in this thread or task."""
+    entered = _get_entered()
+    if entered is None:
+        return 0
+    for stream in reversed(entered):
+        if stream._backend is backend:
+            return stream.handle
+    return 0
+
+
+class Stream:
+    """A queue of work of one device: in order within itself, beside other streams. Made by `device.new_stream()`.
+
+    `with stream:` makes it the current stream of its device in this thread or task: ops and copies go there. What
+    one stream wrote and another reads is put in order by `wait`; that memory is not reused too early is the
+    pool's care. On the CPU work runs at once, so all is in order.
+    """
+
+    __slots__ = ("__weakref__", "_backend", "device", "handle")
+
+    def __init__(self, device: Device, handle: int) -> None:
+        self.device = device
+        self.handle = handle  # the driver's, for other libraries; 0 for the default stream
+        self._backend = device.backend
+
+    @classmethod
+    def new(cls, device: Device) -> Stream:
+        """A stream of its own, given back when it is no longer used; what is queued on it still runs."""
+        stream = cls(device, device.backend.new_stream())
+        weakref.finalize(stream, stream._backend.destroy_stream, stream.handle).atexit = False
+        return stream
+
+    @classmethod
+    def from_handle(cls, device: Device, handle: int, owner: Any = None) -> Stream:
+        """The stream of another library, by its handle. `owner` is kept, so that the stream is never destroyed.
+
+        Pools remember a stream that used their blocks, so it has to live as long as they do.
+        """
+        stream = cls(device, int(handle))
+        if owner is not None:
+            _OWNERS[stream._backend, stream.handle] = owner
+        return stream
+
+    @classmethod
+    def current(cls, device: Device) -> Stream:
+        """The stream that work of `device` goes to now, in this thread or task."""
+        backend = device.backend
+        for stream in reversed(_get_entered() or ()):
+            if stream._backend is backend:
+                return stream
+        return cls(device, 0)
+
+    def __enter__(self) -> Stream:
+        if self.handle:
+            self._backend.streams_used = True
+        CONTEXTS.enter()
+        _ENTERED.set((*(_get_entered() or ()), self))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _ENTERED.set((_get_entered() or ())[:-1] or None)
+        CONTEXTS.leave()
+
+    def synchronize(self) -> None:
+        """Wait for all that is queued here. Raises the error of a kernel that failed."""
+        self._backend.synchronize_stream(self.handle)
+
+    def record(self, timing: bool = False) -> Event:
+        """A mark behind all that is queued here now; `timing` for `elapsed_ms`."""
+        return Event(self._backend, self._backend.record_event(self.handle, timing), timing)
+
+    def wait(self, other: Stream | Event) -> None:
+        """Make later work here wait for all that `other` holds now, or for an event. The caller does not wait."""
+        event = other.record() if isinstance(other, Stream) else other
+        self._backend.wait_event(self.handle, event._event)
+
+    def __int__(self) -> int:
+        return self.handle
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return (0, self.handle)
+
+    def __repr__(self) -> str:
+        return f"Stream({self.handle:#x} on {self.device})"
+
+
+class Event:
+    """A mark in a stream. Made by `stream.record()`."""
+
+    __slots__ = ("__weakref__", "_backend", "_event", "timing")
+
+    def __init__(self, backend: Backend, event: Any, timing: bool = False) -> None:
+        self._backend = backend
+        self._event = event
+        self.timing = timing
+
+    @property
+    def done(self) -> bool:
+        """Whether all work before it has ended."""
+        return self._backend.event_done(self._event)
+
+    def synchronize(self) -> None:
+        """Wait until all work before it has ended."""
+        self._backend.synchronize_event(self._event)
+
+    def elapsed_ms(self, later: Event) -> float:
+        """Milliseconds of device time from this event to a later one; waits for both.
+
+        Raises DeviceError unless both were recorded with `timing=True`.
+        """
+        if not (self.timing and later.timing):
+            raise DeviceError("elapsed_ms: both events must be recorded with timing=True")
+        self.synchronize()
+        return self._backend.elapsed_ms(self._event, later._event)
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self._backend.destroy_event(self._event)
+
+    def __repr__(self) -> str:
+        return f"Event({'done' if self.done else 'not done'})"
