@@ -33,6 +33,7 @@ from flame_numba.dtypes import DType
 from flame_numba.kernels import compile as compiler
 from flame_numba.kernels.compile import Program
 from flame_numba.kernels.language import LoadVector, StoreVector
+from flame_numba.kernels.moves import Mover
 from flame_numba.ops import TABLE
 from flame_numba.tensor import Tensor
 
@@ -292,9 +293,16 @@ def integers(dtype: DType) -> None:
         fn.take(x, Tensor.empty((7,), dtype=kind))
 
 
+def moves(dtype: DType) -> None:
+    """The kernel that the pool compacts memory with; it knows no dtype."""
+    if dtype is not fn.float32:
+        pytest.skip("once is enough")
+    Mover(fn.default_device().backend).prepare()
+
+
 BY_HAND = (
     reductions, arguments, softmax, norms, cross_entropy, matmul, mixed_matmul, indexing, convolution, random, creation,
-    casts, optimizers, integers,
+    casts, optimizers, integers, moves,
 )  # fmt: skip
 
 
@@ -330,6 +338,20 @@ def disassemble(image: bytes, folder: Path) -> str:
 # DADD, DMUL, DFMA, DSETP, DMNMX; conversions from and to F64; the seeds of f64 reciprocals and roots
 F64_SASS = re.compile(r"\b(D(?:ADD|MUL|FMA|SETP|MNMX)\b\S*|\w+\.[\w.]*F64[\w.]*|MUFU\.\w+64H)")
 LOCAL_SASS = re.compile(r"\b(?:STL|LDL)\b")
+
+
+def test_a_chunk_is_read_before_it_is_called_read(gpu: FakeGpu, device: Device, tmp_path: Path) -> None:
+    """Moving: eight loads in flight, a barrier that depends on them, then the flag; 1,024 threads a multiprocessor."""
+    moves(fn.float32)
+    (compiled,) = gpu.compiled
+    sass = disassemble(compiled.image, tmp_path)
+    steps = re.findall(r"LDG\.E\.128|STG\.E\.128|BAR\.RED\.OR\S* 0x0, !?P\d|STG\.E\.64\.STRONG\.GPU", sass)
+    loads, stores = ["LDG.E.128"] * 8, ["STG.E.128"] * 8
+    assert [s.partition(" ")[0].partition(".DEFER")[0] for s in steps] == [
+        *loads, "BAR.RED.OR", "STG.E.64.STRONG.GPU", *stores,
+    ]  # fmt: skip
+    registers = int(re.search(r"Used (\d+) registers", compiled.log).group(1))  # type: ignore[union-attr]
+    assert 512 * registers * 2 <= 65536
 
 
 def check_sass(gpu: FakeGpu, folder: Path) -> None:

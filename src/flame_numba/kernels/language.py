@@ -66,7 +66,41 @@ def fault(cell: Pointer, code: int) -> None:
     _only_compiled("fault")
 
 
-VOCABULARY = ("grid", "gridsize", "thread_index", "block_index", "block_count", "barrier", "udiv", "fault")
+def barrier_after(value: int) -> None:
+    """A barrier that no thread passes before every thread holds its `value`: what it was loaded from may be written."""
+    _only_compiled("barrier_after")
+
+
+def ticket(counter: Pointer) -> int:
+    """The next number, from 0: what a counter of 64 bits held before 1 was added, once for each call of any thread.
+
+    Who draws a number knows that all lower ones belong to blocks that run or have run. So a block may wait for the
+    work of lower tickets, whatever order the blocks are started in, and no two wait for each other.
+    """
+    _only_compiled("ticket")
+
+
+def publish(flags: Pointer, index: int, value: int) -> None:
+    """flags[index] = value (64 bits), for other blocks to await.
+
+    All that this thread, or its block before its last barrier, read or wrote comes before.
+    """
+    _only_compiled("publish")
+
+
+def await_all(flags: Pointer, first: int, end: int, value: int) -> None:
+    """Wait until this value has been published at each index from `first` to before `end`.
+
+    What this thread, or its block after its next barrier, reads or writes comes after. On the host nothing is waited
+    for: the one thread has done all that has a lower ticket.
+    """
+    _only_compiled("await_all")
+
+
+VOCABULARY = (
+    "grid", "gridsize", "thread_index", "block_index", "block_count", "barrier", "barrier_after", "udiv", "fault",
+    "ticket", "publish", "await_all",
+)  # fmt: skip
 
 # Bound for every program: its compute type C, infinity, threads in a block, and the primitives of formulas.
 C: Any = _only_compiled

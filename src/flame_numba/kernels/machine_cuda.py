@@ -78,6 +78,78 @@ def _index(*names: str) -> Any:
     return index
 
 
+def _asm(b: ir.IRBuilder, text: str, constraint: str, result: ir.Type, args: list[ir.Value]) -> ir.Value:
+    """An instruction that reads or writes memory: it stays where it is, and memory accesses on their side of it."""
+    kind = ir.FunctionType(result, [a.type for a in args])
+    return b.call(ir.InlineAsm(kind, text, constraint + ",~{memory}", side_effect=True), args, attrs=("convergent",))
+
+
+def _at(b: ir.IRBuilder, pointer: ir.Value, index: ir.Value | None = None) -> ir.Value:
+    """The address in global memory of a number of 64 bits."""
+    element = b.gep(b.bitcast(pointer, I64.as_pointer()), [index or ir.Constant(I64, 0)])
+    return b.addrspacecast(element, I64.as_pointer(1))
+
+
+@intrinsic
+def _barrier_after(typingctx: Any, value: Any) -> Any:
+    """Each thread's vote depends on its value, so it cannot be cast while the value is still being loaded.
+
+    A plain barrier lets loads pass that are not used yet: their addresses could be read after it.
+    """
+
+    def codegen(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        kind = ir.FunctionType(I32, [I32])
+        vote = b.module.globals.get("llvm.nvvm.barrier0.or") or ir.Function(b.module, kind, "llvm.nvvm.barrier0.or")
+        b.call(vote, [b.trunc(args[0], I32)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@intrinsic
+def _ticket(typingctx: Any, counter: Any) -> Any:
+    def codegen(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        return _asm(b, "atom.relaxed.gpu.global.add.u64 $0, [$1], 1;", "=l,l", I64, [_at(b, args[0])])
+
+    return types.int64(counter), codegen
+
+
+@intrinsic
+def _publish(typingctx: Any, flags: Any, index: Any, value: Any) -> Any:
+    def codegen(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        _asm(b, "st.release.gpu.global.u64 [$0], $1;", "l,l", ir.VoidType(), [_at(b, args[0], args[1]), args[2]])
+        return context.get_dummy_value()
+
+    return types.void(flags, types.int64, types.int64), codegen
+
+
+_AWAIT = """{
+    .reg .pred stop;
+    .reg .u64 at, found;
+    mov.u64 at, $0;
+next:
+    setp.ge.u64 stop, at, $1;
+    @stop bra done;
+again:
+    ld.acquire.gpu.global.u64 found, [at];
+    setp.ne.u64 stop, found, $2;
+    @stop bra again;
+    add.u64 at, at, 8;
+    bra next;
+done:
+}"""
+
+
+@intrinsic
+def _await_all(typingctx: Any, flags: Any, first: Any, end: Any, value: Any) -> Any:
+    def codegen(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        begin, end = _at(b, args[0], args[1]), _at(b, args[0], args[2])
+        _asm(b, _AWAIT, "l,l,l", ir.VoidType(), [begin, end, args[3]])
+        return context.get_dummy_value()
+
+    return types.void(flags, types.int64, types.int64, types.int64), codegen
+
+
 VOCABULARY = {
     "grid": _index("ctaid.x", "ntid.x", "tid.x"),
     "gridsize": _index("nctaid.x", "ntid.x"),
@@ -85,6 +157,10 @@ VOCABULARY = {
     "block_index": _index("ctaid.x"),
     "block_count": _index("nctaid.x"),
     "barrier": cuda.syncthreads,
+    "barrier_after": _barrier_after,
+    "ticket": _ticket,
+    "publish": _publish,
+    "await_all": _await_all,
 }
 
 

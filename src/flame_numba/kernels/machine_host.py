@@ -73,6 +73,42 @@ def _nothing(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
+@intrinsic
+def _barrier_after(typingctx: Any, value: Any) -> Any:
+    def codegen(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@intrinsic
+def _ticket(typingctx: Any, counter: Any) -> Any:
+    def codegen(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        cell = b.bitcast(args[0], I64.as_pointer())
+        drawn = b.load(cell)
+        b.store(b.add(drawn, ir.Constant(I64, 1)), cell)
+        return drawn
+
+    return types.int64(counter), codegen
+
+
+@intrinsic
+def _publish(typingctx: Any, flags: Any, index: Any, value: Any) -> Any:
+    def codegen(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        b.store(args[2], b.gep(b.bitcast(args[0], I64.as_pointer()), [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(flags, types.int64, types.int64), codegen
+
+
+@intrinsic
+def _await_all(typingctx: Any, flags: Any, first: Any, end: Any, value: Any) -> Any:
+    def codegen(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        return context.get_dummy_value()
+
+    return types.void(flags, types.int64, types.int64, types.int64), codegen
+
+
 VOCABULARY = {
     "grid": _constant(0),
     "gridsize": _constant(1),
@@ -80,6 +116,10 @@ VOCABULARY = {
     "block_index": _constant(0),
     "block_count": _constant(1),
     "barrier": _nothing,
+    "barrier_after": _barrier_after,
+    "ticket": _ticket,
+    "publish": _publish,
+    "await_all": _await_all,
 }
 
 
