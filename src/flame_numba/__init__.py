@@ -8,7 +8,7 @@ import sys as _sys
 from . import amp, nn, optim
 from . import gpu as cuda
 from .amp import GradScaler
-from .devices import Device, current_device, default_device
+from .devices import Device, Event, Stream, current_device, default_device
 from .dtypes import (
     DType,
     bfloat16,
@@ -89,7 +89,8 @@ from .ops.normalization import layer_norm, log_softmax, rms_norm, softmax
 from .ops.random import Generator, bernoulli, dropout, manual_seed, permutation, rand, randint, randn
 from .ops.reductions import all, any, argmax, argmin, logsumexp, max, mean, min, prod, std, sum, var
 from .ops.table import REALS, Domain
-from .pool import MemoryPool, PoolConfig, current_pool, default_pool
+from .pinned import HostCopy, pinned_empty, pinned_pool
+from .pool import MemoryPool, PoolConfig, current_pool, default_pool, memory_tag
 from .storage import Storage
 from .tensor import Parameter, Tensor
 
@@ -105,11 +106,13 @@ __all__ = [
     "DeviceError",
     "DeviceMismatch",
     "Domain",
+    "Event",
     "FlameError",
     "Generator",
     "GradScaler",
     "GradientError",
     "GradientMap",
+    "HostCopy",
     "IndexOutOfRange",
     "KernelError",
     "MemoryPool",
@@ -119,6 +122,7 @@ __all__ = [
     "PoolError",
     "ShapeError",
     "Storage",
+    "Stream",
     "Tensor",
     "all",
     "amp",
@@ -178,6 +182,7 @@ __all__ = [
     "max",
     "max_pool2d",
     "mean",
+    "memory_tag",
     "min",
     "mse_loss",
     "narrow",
@@ -191,6 +196,8 @@ __all__ = [
     "pad",
     "permutation",
     "permute",
+    "pinned_empty",
+    "pinned_pool",
     "prod",
     "promote",
     "rand",

@@ -1,19 +1,22 @@
-"""The command `flame-numba`: what is here, and trainings on real data."""
+"""The command `flame-numba`: what is here, trainings on real data, and a look into memory pools."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import os
 import platform
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import NoReturn
 
 from .devices import Device, cuda_device_count, explain_missing_cuda
 from .errors import FlameError
 from .kernels.compile import cache_folder
-from .pool_stats import format_bytes
+from .pool.stats import format_bytes
 
 PACKAGES = ("flame-numba", "numpy", "numba", "numba-cuda", "llvmlite", "cuda-bindings")
 FAILURE = 2  # exit status for anything the user can put right
@@ -48,13 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="flame-numba", description="A tensor runtime for NVIDIA GPUs, written in Python on Numba.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="{info,train}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="{info,train,pool}")
     info = commands.add_parser("info", help="devices, versions, kernel cache")
     info.set_defaults(run=_info)
     train = commands.add_parser("train", help="train a network on real data")
     trainings = train.add_subparsers(title="data sets", required=True, metavar="{digits,fashion-mnist}")
     _add_digits(trainings.add_parser("digits", help="handwritten digits, in under a minute"))
     _add_fashion_mnist(trainings.add_parser("fashion-mnist", help="reproduce a published result"))
+    pool = commands.add_parser("pool", help="look at a memory pool, or replay a recorded program on one")
+    views = pool.add_subparsers(title="what to do", required=True, metavar="{show,replay}")
+    _add_show(views.add_parser("show", help="draw the segments of a saved snapshot, as text"))
+    _add_replay(views.add_parser("replay", help="run a trace of allocations on a new pool"))
     return parser
 
 
@@ -80,6 +87,32 @@ def _add_fashion_mnist(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_train_fashion_mnist)
 
 
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "snapshot",
+        nargs="?",
+        metavar="SNAPSHOT",
+        help=".pickle or .json; without it: a pool's settings and the devices",
+    )
+    parser.add_argument("--top", type=_positive, default=10, metavar="N", help="largest holders (default: %(default)s)")
+    parser.add_argument("--plot", metavar="FILE", help="also draw a picture, .png or .html")
+    parser.set_defaults(run=_show_pool)
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("trace", metavar="TRACE", help=".csv or .csv.gz with the columns op, id, bytes, stream")
+    parser.add_argument(
+        "--device", type=_any_device, default="simulated", help="simulated, cpu, cuda or cuda:N (default: %(default)s)"
+    )
+    parser.add_argument("--limit", metavar="BYTES", help="the pool's, as 8589934592 or '8 GiB' (default: none)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=_replay)
+
+
+def _any_device(text: str) -> Device:
+    return Device.simulated() if text == "simulated" else _device(text)
+
+
 def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number ≥ 1, got {text!r}")
@@ -95,11 +128,7 @@ def _device(text: str) -> Device:
 
 # --- info ---------------------------------------------------------------------------------------------------------
 def _info(arguments: argparse.Namespace) -> None:
-    print("devices")
-    for device in [Device.cuda(i) for i in range(cuda_device_count())] + [Device.cpu()]:
-        print(f"  {device!s:<15}{_described(device)}")
-    if reason := explain_missing_cuda():
-        print(f"  {'cuda':<15}unavailable: {reason}")
+    _print_devices()
     print("versions")
     print(f"  {'python':<15}{platform.python_version()}")
     for package in PACKAGES:
@@ -108,6 +137,14 @@ def _info(arguments: argparse.Namespace) -> None:
     print("kernel cache")
     print(f"  {'folder':<15}{cache_folder()}")
     print(f"  {'entries':<15}{entries} ({format_bytes(nbytes)})")
+
+
+def _print_devices() -> None:
+    print("devices")
+    for device in [Device.cuda(i) for i in range(cuda_device_count())] + [Device.cpu()]:
+        print(f"  {device!s:<15}{_described(device)}")
+    if reason := explain_missing_cuda():
+        print(f"  {'cuda':<15}unavailable: {reason}")
 
 
 def _described(device: Device) -> str:
@@ -151,6 +188,43 @@ def _train_fashion_mnist(arguments: argparse.Namespace) -> None:
         folder=arguments.data, device=arguments.device,
     )  # fmt: skip
     print("\n".join(loop.final_lines(epochs[-1])))
+
+
+# --- pool ---------------------------------------------------------------------------------------------------------
+def _show_pool(arguments: argparse.Namespace) -> None:
+    from .pool.report import segment_table
+    from .pool.snapshot import read_snapshot
+
+    if arguments.snapshot is None:
+        _show_defaults(arguments)
+        return
+    segments = read_snapshot(arguments.snapshot)
+    print(segment_table(segments, arguments.top))
+    if arguments.plot:
+        from .plots import pool_picture
+
+        print(f"picture: {pool_picture(segments, arguments.plot, title=Path(arguments.snapshot).name)}")
+
+
+def _show_defaults(arguments: argparse.Namespace) -> None:
+    """A pool lives in its process: of another one, only its snapshot can be shown."""
+    from .pool import PoolConfig
+
+    if arguments.plot:
+        raise _UsageError("flame-numba pool show: --plot needs a snapshot (see flame-numba pool show --help)")
+    print("settings of a new pool")
+    for field in dataclasses.fields(PoolConfig):
+        print(f"  {field.name:<18}{field.default!r}")
+    _print_devices()
+    print("to see into a pool: pool.snapshot('pool.pickle'), then flame-numba pool show pool.pickle")
+
+
+def _replay(arguments: argparse.Namespace) -> None:
+    from .pool import PoolConfig
+    from .pool.replay import replay
+
+    result = replay(arguments.trace, arguments.device, PoolConfig(limit=arguments.limit))
+    print(json.dumps(result.as_json()) if arguments.json else result)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from .errors import GradientError, ShapeError
+from .pool import memory_tag
 from .tensor import Tensor
 
 _RECORDING: ContextVar[bool] = ContextVar("flame_numba_recording", default=True)
@@ -177,7 +178,7 @@ def _sweep(
             heapq.heappush(heap, (-edge.order, edge))
             pending[key] = gradient
 
-    with _recording(create_graph):
+    with _recording(create_graph), memory_tag("gradients"):
         for output, gradient in zip(outputs, gradients, strict=True):
             send(_edge(output), _seed(output, gradient))
         while heap:

@@ -12,6 +12,7 @@ from ..devices import Device
 from ..dtypes import DType, as_dtype
 from ..errors import ConfigError, DTypeError, ShapeError
 from ..ops.movement import copied, copy_into
+from ..pool import memory_tag
 from ..tensor import Parameter, Tensor
 
 Array = npt.NDArray[Any]
@@ -31,7 +32,8 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward()")
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
-        return self.forward(*args, **keywords)
+        with memory_tag("activations", weak=True):
+            return self.forward(*args, **keywords)
 
     # --- what it holds ------------------------------------------------------------------------------------------
     def members(self) -> Iterator[tuple[str, Any]]:

@@ -13,6 +13,7 @@ from ..errors import ConfigError, GradientError, ShapeError
 from ..ops.creation import zeros
 from ..ops.movement import copied, copy_into
 from ..ops.update import Update, update
+from ..pool import memory_tag
 from ..storage import Storage
 from ..tensor import Tensor
 
@@ -55,8 +56,9 @@ class Slot:
         self.dtype: DType = parameter.dtype
         self.kept = float32 if parameter.dtype.itemsize == 2 else parameter.dtype
         self.steps = 0
-        self.state = {name: zeros(parameter.shape, dtype=self.kept, device=parameter.device) for name in names}
-        self.master = copied(parameter.detach(), float32) if parameter.dtype.itemsize == 2 else None
+        with memory_tag("optimizer"):
+            self.state = {name: zeros(parameter.shape, dtype=self.kept, device=parameter.device) for name in names}
+            self.master = copied(parameter.detach(), float32) if parameter.dtype.itemsize == 2 else None
         self._seen: tuple[Storage, int] = (parameter.storage, parameter.storage.version)
 
     def refresh(self, parameter: Tensor) -> None:

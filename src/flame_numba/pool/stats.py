@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 _MIB = 1 << 20
@@ -16,6 +16,14 @@ def format_bytes(nbytes: int) -> str:
     return f"{nbytes} bytes"
 
 
+class TagStats(NamedTuple):
+    """The live blocks of one tag."""
+
+    allocated_bytes: int
+    peak_allocated_bytes: int
+    live_blocks: int
+
+
 @dataclass(frozen=True)
 class PoolStats:
     """The books of a pool at one moment. Sizes in bytes; counts since the pool was made."""
@@ -25,6 +33,9 @@ class PoolStats:
     reserved_bytes: int  # held from the driver
     peak_allocated_bytes: int
     peak_reserved_bytes: int
+    total_allocated_bytes: int  # of all blocks that ever were
+    pending_bytes: int  # freed, but a stream may still use them
+    pinned_bytes: int  # of live blocks that nothing may move
     live_blocks: int
     segments: int
     largest_free_bytes: int
@@ -34,8 +45,10 @@ class PoolStats:
     misses: int
     splits: int
     merges: int
-    moves: int  # blocks that a defragment gave a new address
+    moves: int  # blocks that got a new address
+    bytes_moved: int
     driver_calls: int  # allocations and frees asked of the driver
+    tags: dict[str, TagStats] = field(default_factory=dict)  # all live bytes, by tag; "user" has those without one
 
     @property
     def free_bytes(self) -> int:
@@ -48,6 +61,11 @@ class PoolStats:
         return 1 - self.largest_free_bytes / self.free_bytes if self.free_bytes else 0.0
 
     @property
+    def internal_fragmentation(self) -> float:
+        """The part of the allocated bytes that nobody asked for."""
+        return 1 - self.requested_bytes / self.allocated_bytes if self.allocated_bytes else 0.0
+
+    @property
     def summary(self) -> str:
         """The books in a line."""
         return (
@@ -57,12 +75,14 @@ class PoolStats:
         )
 
     def __str__(self) -> str:
-        sizes = ("allocated", "requested", "reserved", "peak_allocated", "peak_reserved", "largest_free")
+        sizes = ("allocated", "requested", "reserved", "peak_allocated", "peak_reserved", "largest_free",
+                 "pending", "pinned")  # fmt: skip
         counts = ("live_blocks", "segments", "allocations", "frees", "hits", "misses",
                   "splits", "merges", "moves", "driver_calls")  # fmt: skip
         rows = [(name, f"{getattr(self, name + '_bytes') / _MIB:,.2f}", "MiB") for name in sizes]
         rows += [(name, f"{getattr(self, name):,}", "") for name in counts]
         rows.append(("fragmentation", f"{100 * self.fragmentation:.1f}", "%"))
+        rows += [(f"{tag}", f"{of.allocated_bytes / _MIB:,.2f}", "MiB") for tag, of in self.tags.items() if of[0]]
         return "\n".join(f"{name.replace('_', ' '):<15}{value:>14} {unit}".rstrip() for name, value, unit in rows)
 
 
@@ -75,12 +95,11 @@ class DefragmentReport:
     largest_free_before: int
     largest_free_after: int
     segments_emptied: int  # now free as a whole: `trim()` can give them back to the driver
-    seconds: float  # of the host; the copies are queued on the device's stream
+    pinned_bytes: int  # that had to stay where they are
+    complete: bool  # False: `max_bytes` or `max_pause` ended it, and another call goes on
+    seconds: float  # of the host; the copies are queued on the device's default stream
 
-
-class HistoryPoint(NamedTuple):
-    """The books after one event; seconds since recording began."""
-
-    seconds: float
-    allocated_bytes: int
-    reserved_bytes: int
+    @property
+    def bytes_joined(self) -> int:
+        """By how much the largest free block grew."""
+        return self.largest_free_after - self.largest_free_before

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 _UNITS = {
     "": 1, "B": 1,
@@ -13,6 +14,7 @@ _UNITS = {
     "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
 }  # fmt: skip
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+BACKENDS = ("auto", "virtual", "segments", "direct")
 
 
 def parse_bytes(value: int | str, field: str = "size") -> int:
@@ -34,26 +36,57 @@ def parse_bytes(value: int | str, field: str = "size") -> int:
 class PoolConfig:
     """How a pool asks the driver for memory and cuts it up. Sizes are bytes or text ("2 GiB").
 
-    limit: the most the pool reserves: bytes, a fraction 0 … 1 (a float) of the device's memory, or None.
-    segment: how much to ask of the driver at once, for blocks below 1 MiB and for larger ones.
+    limit: the most the pool reserves: bytes, text, a fraction 0 … 1 (a float) of the device's memory, or None.
+    initial: how much to reserve when the pool is made.
+    backend: "virtual": ranges of virtual addresses that grow page by page, and whose free pages can serve anywhere;
+        "segments": driver allocations that stay where they are; "direct": a driver allocation for every block, to
+        compare with or to debug by; "auto": virtual where the device has it, segments under a limit below 64 MiB.
+    segment: of "segments", how much to ask of the driver at once, for small blocks and for large ones.
+    small: blocks below this size live apart, so that they do not break up the memory of the large ones.
+    size_class: sizes are rounded up to multiples of it: 256, 512 or 1024 bytes.
     split_threshold: a rest smaller than this stays with the block, unless it is over 1 % of it.
-    caching: False gives every block its own driver allocation, to compare with or to debug by.
+    slack: while less than this fraction of the peak of live bytes is reserved beyond it, the pool grows rather than
+        move blocks; above it, it moves blocks to make room, where that can help. None: it always grows.
+    guard: surround blocks with bytes that must not change, fill what is new or freed with NaNs, and check both at
+        `free` and in `check()`. Slow: for finding writes out of bounds or after free.
 
     Raises ConfigError naming the field, its value and the reason.
     """
 
     limit: int | float | str | None = None
+    initial: int | str = 0
+    backend: str = "auto"
     segment: tuple[int | str, int | str] = ("2 MiB", "64 MiB")
+    small: int | str = "1 MiB"
+    size_class: int | str = 256
     split_threshold: int | str = 256
-    caching: bool = True
+    slack: float | None = 0.03
+    guard: bool = False
 
     def __post_init__(self) -> None:
-        self.limit_bytes(total=1 << 62)
+        limit = self.limit_bytes(total=1 << 62)
+        initial = parse_bytes(self.initial, "initial")
+        if limit is not None and not isinstance(self.limit, float) and initial > limit:
+            raise ConfigError(f"initial={self.initial!r}: more than limit={self.limit!r}")
+        if self.backend not in BACKENDS:
+            raise ConfigError(f"backend={self.backend!r}: expected one of {', '.join(BACKENDS)}")
         self.segment_bytes()
+        parse_bytes(self.small, "small")
+        step = parse_bytes(self.size_class, "size_class")
+        if step not in (256, 512, 1024):
+            raise ConfigError(f"size_class={self.size_class!r}: expected 256, 512 or 1024 bytes")
         if parse_bytes(self.split_threshold, "split_threshold") < 256:
             raise ConfigError(f"split_threshold={self.split_threshold!r}: blocks are cut in steps of 256 bytes")
-        if not isinstance(self.caching, bool):
-            raise ConfigError(f"caching={self.caching!r}: expected True or False")
+        self._check_slack()
+        if not isinstance(self.guard, bool):
+            raise ConfigError(f"guard={self.guard!r}: expected True or False")
+
+    def _check_slack(self) -> None:
+        slack: Any = self.slack
+        if slack is None:
+            return
+        if isinstance(slack, bool) or not isinstance(slack, int | float) or not 0 <= slack < float("inf"):
+            raise ConfigError(f"slack={slack!r}: expected a fraction ≥ 0, or None")
 
     def limit_bytes(self, total: int) -> int | None:
         """The limit on a device of `total` bytes."""
