@@ -160,6 +160,10 @@ def unit(run: Run) -> Iterator[Row]:
     yield command(run, "unit tests", [*PYTEST, "tests", *ignore, *run.workers(12)], 1200, pytest_counts)
 
 
+_SHARING = (
+    "(sums or truth or arg or softmax or norms or cross_entropy or matmul_layouts)"
+    " and (float32 or truth) and not bfloat16 and not long"
+)  # kernels that share memory
 MEMCHECK = {  # shards, run side by side: the sanitizer serves one process. File, and pytest's -k
     "f32": ("test_kernels.py", "float32 and not bfloat16"),
     "bf16": ("test_kernels.py", "bfloat16"),
@@ -167,11 +171,14 @@ MEMCHECK = {  # shards, run side by side: the sanitizer serves one process. File
     "integers": ("test_kernels.py", "not float"),
     "runtime": ("test_runtime.py", "not pytorch"),
     "training": ("test_training.py", "test"),
+    "moves": ("test_moves.py", "as_memmove or checkerboard or places or batch"),
+    "pool": ("test_pool.py", "test"),
+    "streams": ("test_streams.py", "mappings or refused or bits or reused or moving or foreign or locked"),
 }
-RACECHECK = (
-    "(sums or truth or arg or softmax or norms or cross_entropy or matmul_layouts)"
-    " and (float32 or truth) and not bfloat16 and not long"
-)
+RACECHECK = {
+    "kernels": ("test_kernels.py", _SHARING),
+    "moves": ("test_moves.py", "as_memmove"),
+}
 
 
 def sanitizer(run: Run) -> Iterator[Row]:
@@ -187,7 +194,8 @@ def sanitizer(run: Run) -> Iterator[Row]:
     jobs = {}
     for name, (file, words) in MEMCHECK.items():
         jobs[f"memcheck {name}"] = [*base, "memcheck", *pytest, f"tests/gpu/{file}", "-k", words]
-    jobs["racecheck"] = [*base, "racecheck", *pytest, "tests/gpu/test_kernels.py", "-k", RACECHECK]
+    for name, (file, words) in RACECHECK.items():
+        jobs[f"racecheck {name}"] = [*base, "racecheck", *pytest, f"tests/gpu/{file}", "-k", words]
     start = time.monotonic()
     running = {
         name: run.start(name, argv, FLAME_NUMBA_SANITIZED="1", OMP_NUM_THREADS="1") for name, argv in jobs.items()
