@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 
 from flame_numba.cli import main
 from flame_numba.data import FashionMNIST
+from flame_numba.pool.snapshot import write_snapshot
 from flame_numba.train import fashion_mnist
 from flame_numba.train.progress import progress
+from pool_toy import toy
 
 
 def test_info_names_devices_versions_and_cache(
@@ -94,6 +97,15 @@ def test_mixed_precision_follows_f32() -> None:
         (["train", "fashion-mnist", "--data", "/no/such/folder"], r"fashion-mnist: no such folder: /no/such/folder"),
         (["train", "mnist"], r"invalid choice: 'mnist'"),
         (["train"], r"the following arguments are required"),
+        (["pool"], r"the following arguments are required"),
+        (["pool", "show", "pool.zip"], r"snapshot: 'pool.zip': expected a .pickle or .json file"),
+        (["pool", "show", "absent.pickle"], r"No such file or directory: 'absent.pickle'"),
+        (["pool", "show", "--plot", "pool.png"], r"--plot needs a snapshot"),
+        (["pool", "replay"], r"the following arguments are required: TRACE"),
+        (["pool", "replay", "absent.csv"], r"No such file or directory: 'absent.csv'"),
+        (["pool", "replay", __file__], r"test_cli.py, line 1: expected the header op,id,bytes,stream"),
+        (["pool", "replay", "t.csv", "--device", "tpu"], r"argument --device: .* expected"),
+        (["pool", "replay", "t.csv", "--limit", "much"], r"limit='much': expected a number and one of B, kB"),
         ([], r"the following arguments are required"),
     ],
 )
@@ -123,3 +135,57 @@ def test_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: 
         report.line("epoch 1: done")
     printed = capsys.readouterr().out
     assert "digits" in printed and "1/3" in printed and "epoch 1: done" in printed
+
+
+# --- pool -------------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def trace(tmp_path: Path) -> str:
+    path = tmp_path / "trace.csv"
+    path.write_text("op,id,bytes,stream\na,0,4194304,0\na,1,8388608,0\nf,0,0,0\na,2,4194304,0\n")
+    return str(path)
+
+
+def test_pool_replay(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pool", "replay", trace]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^peak live +12,582,912$", printed, re.M)
+    assert re.search(r"^out of memory +no$", printed, re.M)
+    assert re.search(r"^ratio after defragment +\d\.\d{4}$", printed, re.M)
+
+
+@pytest.mark.parametrize("device", ["simulated", "cpu"])
+def test_pool_replay_as_json(device: str, trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pool", "replay", trace, "--device", device, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {"peak_live", "peak_reserved", "ratio", "ratio_after_defragment", "driver_calls", "out_of_memory"} <= set(
+        result
+    )
+    assert result["peak_live"] == 12 << 20 and result["out_of_memory"] is False
+    assert result["ratio"] == result["peak_reserved"] / result["peak_live"]
+
+
+@pytest.mark.parametrize("limit", ["10 MiB", "10485760"])
+def test_pool_replay_under_a_limit(limit: str, trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pool", "replay", trace, "--limit", limit, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["out_of_memory"] is True and result["failed_at"] == 1 and result["peak_reserved"] <= 10 << 20
+
+
+@pytest.mark.parametrize("suffix", [".pickle", ".json"])
+def test_pool_show(suffix: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    segments, events, _ = toy(0, False)
+    path = write_snapshot(tmp_path / f"pool{suffix}", segments, events)
+    assert main(["pool", "show", str(path), "--top", "2", "--plot", str(tmp_path / "pool.html")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"segments {len(segments)}, live blocks ")
+    assert sum("|" in line for line in lines) == len(segments)
+    start = lines.index("largest holders")
+    assert len(lines) - start == 1 + 2 + 1 and "model.py" in lines[start + 1]
+    assert lines[-1] == f"picture: {tmp_path / 'pool.html'}" and (tmp_path / "pool.html").exists()
+
+
+def test_pool_show_of_nothing_saved(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pool", "show"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^  limit +None$", printed, re.M) and re.search(r"^  cpu +\S.* free of ", printed, re.M)
+    assert "flame-numba pool show pool.pickle" in printed

@@ -51,7 +51,7 @@ def test_the_network_learns(reference: list[float]) -> None:
 
 
 def test_a_pass_through_allocator_gives_the_same_losses(device: fn.Device, reference: list[float]) -> None:
-    pool = fn.MemoryPool.with_config(device, fn.PoolConfig(caching=False))
+    pool = fn.MemoryPool.with_config(device, fn.PoolConfig(backend="direct"))
     assert losses(pool) == reference
     assert pool.stats().driver_calls > 10 * STEPS
 
