@@ -65,6 +65,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--device", default=None)
+    parser.add_argument("--network", choices=list(NETWORKS), help="only this one")
     given = parser.parse_args()
     device = fn.Device.parse(given.device) if given.device else fn.default_device()
     sizes = np.random.default_rng(1).integers(16, MOST + 1, given.steps + WARM_UP)
@@ -77,7 +78,7 @@ def main() -> int:
     print("| network | batches | precision | driver calls | reserved grew | moved | reserved ÷ live | ms a step |")
     print("|---|---|---|---|---|---|---|---|")
     with device:
-        for network in NETWORKS:
+        for network in [given.network] if given.network else NETWORKS:
             for name, batches in kinds.items():
                 for precision in ("f32", "bf16"):
                     calls, grown, moved, ratio, seconds = train(network, batches, given.steps, precision == "bf16")

@@ -114,15 +114,19 @@ def test_a_guarded_pool_finds_what_is_wrong(gpu: Device, backend: str) -> None:
 
 
 def test_the_driver_s_figures_are_the_pool_s(real_gpu: Device, backend: str) -> None:
-    pool = made(real_gpu, backend)
-    before = real_gpu.memory_info().free
-    blocks = [pool.allocate(n * MIB) for n in (100, 300, 700)]
-    reserved = pool.stats().reserved_bytes
-    assert abs(before - real_gpu.memory_info().free - reserved) <= 8 * MIB
-    for block in blocks:
-        block.free()
-    assert pool.trim() == reserved
-    assert abs(before - real_gpu.memory_info().free) <= 8 * MIB
+    for _ in range(20):  # other processes take and return memory meanwhile
+        pool = made(real_gpu, backend)
+        before = real_gpu.memory_info().free
+        blocks = [pool.allocate(n * MIB) for n in (100, 300, 700)]
+        reserved = pool.stats().reserved_bytes
+        taken = before - real_gpu.memory_info().free
+        for block in blocks:
+            block.free()
+        assert pool.trim() == reserved
+        kept = before - real_gpu.memory_info().free
+        if abs(taken - reserved) <= 8 * MIB and abs(kept) <= 8 * MIB:
+            return
+    raise AssertionError(f"reserved {reserved}, taken {taken}, kept {kept}")
 
 
 # many operations

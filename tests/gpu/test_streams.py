@@ -82,8 +82,8 @@ def test_a_refused_mapping_leaves_nothing_behind(real_gpu: Device) -> None:
     start = backend.reserve(total + 8 * page)
     backend.map(start, 2 * page)
     backend.map(start + 4 * page, page)
-    free = backend.memory_info().free
-    for _ in range(50):
+    free, lost = backend.memory_info().free, 0
+    for tries in range(200):
         with pytest.raises(DeviceOutOfMemory):
             backend.map(start + 5 * page, total)
         with pytest.raises(DeviceError, match="cuMemMap"):
@@ -94,7 +94,11 @@ def test_a_refused_mapping_leaves_nothing_behind(real_gpu: Device) -> None:
             backend.move_mapping(start, start + page, 2 * page)
         with pytest.raises(DeviceError, match="cuMemMap"):
             backend.move_mapping(start, start + 3 * page, 2 * page)
-    assert backend.memory_info().free >= free - page
+        # what is left behind adds up; what other processes take and return does not
+        lost = free - backend.memory_info().free
+        if tries >= 50 and lost <= page:
+            break
+    assert lost <= page
     backend.fill(start, 1, 2 * page)  # still there
     backend.synchronize()
     backend.unmap(start, 2 * page)

@@ -119,8 +119,8 @@ def test_a_step_asks_the_driver_for_no_memory(gpu: Device) -> None:
 def test_moving_memory_while_training_changes_nothing(gpu: Device) -> None:
     """Losses with the pool compacted at random steps are those without, bit for bit; and those without caching."""
     results = []
-    for caching, moves in ((True, False), (True, True), (False, False)):
-        with fn.MemoryPool.with_config(gpu, fn.PoolConfig(caching=caching)).use() as pool:
+    for backend, moves in (("auto", False), ("auto", True), ("segments", True), ("direct", False)):
+        with fn.MemoryPool.with_config(gpu, fn.PoolConfig(backend=backend)).use() as pool:
             rng = np.random.default_rng(9)
             fn.manual_seed(3)
             net = perceptron()

@@ -169,4 +169,7 @@ class Arena:
             self.merges += 1
             span = before
         self.bins.add(span)
+        segment = span.segment
+        if segment is not None and segment.packed is not None and span.address < segment.packed.address:
+            segment.packed = None
         return span

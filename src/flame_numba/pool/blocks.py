@@ -112,7 +112,7 @@ class Segment:
         self.virtual = virtual
         self.pages: dict[int, int] = {} if virtual else {address: size}
         self.first = Span(address, size, self, mapped=not virtual)
-        self.packed: Span | None = None  # the hole that an unfinished defragment ended at
+        self.packed: Span | None = None  # where an unfinished defragment ended: there is no hole before it
 
     def __iter__(self) -> Iterator[Span]:
         span: Span | None = self.first

@@ -26,7 +26,7 @@ def pool_stats(engine: Engine, accounts: Mapping[str, Account]) -> PoolStats:
             run = 0  # a new segment
         if span.live:
             assert span.block is not None
-            requested += int(span.block.nbytes)
+            requested += span.block.nbytes
             pinned += span.size if span.pins else 0
             live += 1
         pending += span.size if span.pending else 0
@@ -85,8 +85,7 @@ def pool_segments(engine: Engine) -> list[SegmentView]:
 def _view(span: Span) -> BlockView:
     if span.live and span.block is not None:
         tag = span.account.name if span.account is not None else "user"
-        nbytes = int(span.block.nbytes)
-        return BlockView(span.address, span.size, nbytes, "live", tag, span.stream, span.pins, span.site)
+        return BlockView(span.address, span.size, span.block.nbytes, "live", tag, span.stream, span.pins, span.site)
     state = "pending" if span.pending else "free" if span.mapped else "unmapped"
     return BlockView(span.address, span.size, 0, state, "", span.stream, 0, ())
 

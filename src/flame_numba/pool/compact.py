@@ -27,9 +27,10 @@ class Budget:
 
     nbytes: int = 1 << 62
     deadline: float = float("inf")  # in seconds of perf_counter
+    begun: bool = False  # something was moved: a pass always does a little, so that some pass is the last
 
     def spent(self) -> bool:
-        return self.nbytes <= 0 or self.late()
+        return self.nbytes <= 0 or (self.begun and self.late())
 
     def late(self) -> bool:
         return self.deadline < float("inf") and perf_counter() >= self.deadline
@@ -68,26 +69,24 @@ class Compactor:
     def slide(self, budget: Budget | None = None) -> bool:
         """Move blocks to the front of their segments, up to the next pinned one; False if the budget ran out."""
         budget = budget or Budget()
-        complete, most = True, _FEW_SPANS
+        most = _FEW_SPANS
         for segment in list(self.arena.segments.values()):
             bounded = budget.nbytes < 1 << 62 or budget.deadline < float("inf")
             span: Span | None = _resumed(segment, bounded)
-            complete &= span is segment.first  # else holes may have come up before it: the next pass looks there
-            while span is not None:
-                window = _window(span, max(budget.nbytes, 1), min(most, budget.step))
-                most *= 4  # a small first batch, so that the device soon has work
-                if not window:
-                    break
-                if len(window) == 1:
-                    span = window[0].next
-                    continue
-                if budget.spent():
-                    segment.packed = window[0]
+            while (hole := _next_hole(span, budget)) is not None:
+                if not hole.binned or budget.spent():
+                    segment.packed = hole
                     return False
+                window = _window(hole, max(budget.nbytes, 1), min(most, budget.step))
+                span = hole.next
+                if len(window) == 1:
+                    continue
+                most *= 4  # a small first batch, so that the device soon has work
                 before = self.bytes_moved
                 span = self._pack(window)
                 budget.nbytes -= self.bytes_moved - before
-        return complete
+                budget.begun = True
+        return True
 
     def make_room(self, size: int) -> bool:
         """Join holes to one of `size` bytes where few bytes have to move; False if pins leave no such place."""
@@ -250,18 +249,26 @@ class Compactor:
 
 
 def _resumed(segment: Segment, bounded: bool) -> Span:
-    """Where the last bounded pass ended, if that is still there: what lies before had no holes then. Else the start."""
+    """Where the last bounded pass ended, if there still are no holes before that. Else the start."""
     span, segment.packed = segment.packed, None
-    if bounded and span is not None and span.segment is segment and span.binned:
-        return span
-    return segment.first
+    return span if bounded and span is not None and span.segment is segment else segment.first
 
 
-def _window(span: Span | None, most_bytes: int, most_spans: int) -> list[Span]:
-    """The next hole, and the movable blocks and holes behind it, up to `most_bytes` of blocks; [] if there is none."""
+def _next_hole(span: Span | None, budget: Budget) -> Span | None:
+    """The next hole from here on; where time ran out on the way to it, the span looked at last."""
+    looked_at = 0
     while span is not None and not span.binned:
+        looked_at += 1
+        if looked_at % 1024 == 0 and budget.late():
+            return span
         span = span.next
+    return span
+
+
+def _window(hole: Span, most_bytes: int, most_spans: int) -> list[Span]:
+    """A hole, and the movable blocks and holes behind it, up to `most_bytes` of blocks."""
     window: list[Span] = []
+    span: Span | None = hole
     while span is not None and (span.binned or span.movable) and len(window) < most_spans and most_bytes > 0:
         window.append(span)
         if not span.binned:

@@ -292,7 +292,7 @@ class Engine:
         self.streams.gather()
         self.reclaim_all()  # the moves wait for all streams, and all streams for the moves
         try:
-            for arena in self.arenas():
+            for arena in self.arenas() if complete else ():
                 compactor = self._compactor(arena)
                 try:
                     if evacuate and self.reserve.backend == "segments":

@@ -44,9 +44,25 @@ class Lane:
     def waiting(self, small: bool) -> Iterator[Span]:
         """Take out the spans that wait for a request of their size, one by one, and forget sizes that nobody has."""
         homes = self.homes[small]
-        for size, spans in list(homes.items()):
+        for size in list(homes):
+            spans = homes[size]
             while spans:
                 yield spans.pop()
-            # five references: two dicts, the list of items, our name, the argument. A live span's would be a sixth
-            if getrefcount(spans) <= 5:
+            del spans
+            if _holders(homes, size) <= _NOBODY:  # a live span that would come back to the list is one more
                 del homes[size], self.ready[size]
+
+
+def _holders(homes: dict[int, list[Span]], size: int) -> int:
+    """References to a list of spans, as far as Python counts them here."""
+    return getrefcount(homes[size])
+
+
+def _count_nobody() -> int:
+    """What `_holders` says of a list that only the two dicts of a lane hold."""
+    homes: dict[int, list[Span]] = {0: []}
+    also = dict(homes)
+    return _holders(homes, 0) if also else 0
+
+
+_NOBODY = _count_nobody()

@@ -85,11 +85,13 @@ class MemoryPool(Observed):
         """
         if CONTEXTS.open or stream is not None:
             return self._allocate_placed(nbytes, stream)
+        if type(nbytes) is not int:
+            nbytes = operator.index(nbytes)
         ended = self._ended
         try:
             span = self._hits[(nbytes + self._up) & self._down].pop()
-        except (LookupError, TypeError, OverflowError):  # no block waits, or not an int
-            return self._allocate(operator.index(nbytes), stream)
+        except LookupError:
+            return self._allocate(nbytes, stream)
         block = Block()
         span.block = block
         span.account = None
@@ -105,11 +107,13 @@ class MemoryPool(Observed):
     def _allocate_placed(self, nbytes: int, stream: int | None) -> Block:
         """The same where a stream, scope or tag says more."""
         lane, account = self._place(stream)
+        if type(nbytes) is not int:
+            nbytes = operator.index(nbytes)
         ended = self._ended
         try:
             span = lane.hits[(nbytes + self._up) & self._down].pop()
-        except (LookupError, TypeError, OverflowError):
-            return self._allocate(operator.index(nbytes), stream)
+        except LookupError:
+            return self._allocate(nbytes, stream)
         block = Block()
         span.block = block
         span.account = account
@@ -269,9 +273,9 @@ class MemoryPool(Observed):
 
     def _find(self, lane: Lane, nbytes: int) -> Span:
         """A span for `nbytes` bytes. Called with `lock` held once by the allocation."""
-        engine, limit = self._engine, self._engine.reserve.limit
+        engine = self._engine
         size = (nbytes + 2 * engine.offset + self._up) & self._down
-        if limit is not None and size > limit:
+        if size > engine.reserve.most:
             raise self._out_of_memory(nbytes, tried=())
         with self._exclusive():
             span = engine.serve(lane, size)

@@ -24,7 +24,8 @@ class Reserve:
         self.machine = device.backend
         total = device.memory_info().total
         self.limit = config.limit_bytes(total)
-        self.backend = _choose(config.backend, self.machine, total if self.limit is None else min(self.limit, total))
+        self.most = total if self.limit is None else min(self.limit, total)  # no request can be larger
+        self.backend = _choose(config.backend, self.machine, self.most)
         self.growth: Growth
         if self.backend == "virtual":
             self.growth = Pages(self.machine)
