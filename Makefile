@@ -12,8 +12,9 @@ stamp = $(VENV)/.installed-$(1)-$(HASH)
 # The Python at hand, for machines where the GPU's libraries are installed already.
 GPU_PYTHON ?= python3
 PYTEST_ARGS ?=
+OPERATIONS ?= 1000000
 
-.PHONY: help demo test check gpu bench clean
+.PHONY: help demo test fuzz check gpu bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two installs into one environment would disturb each other
 
@@ -26,6 +27,10 @@ demo: $(call stamp,demo) ## train a network on real handwritten digits, on the G
 # a process a core already: threads of BLAS would only get in their way
 test: $(call stamp,test) ## every test that needs no GPU, on all cores
 	OPENBLAS_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+fuzz: $(call stamp,test) ## random operations on the memory pool, two million; OPERATIONS=10000000 for a night
+	$(PY) tests/pool_fuzz.py $(OPERATIONS)
+	$(PY) tests/pool_fuzz.py $(OPERATIONS) --threads 3 --backend segments
 
 check: $(call stamp,dev) ## format, lint, types, layers
 	$(PY) -m ruff format --check .

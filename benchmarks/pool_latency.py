@@ -24,7 +24,7 @@ from flame_numba.devices import Device, default_device
 from flame_numba.pool import MemoryPool
 
 PAIRS = 20_000
-ROUNDS = 9
+ROUNDS = 5
 
 
 def nothing(_: int) -> None:
@@ -113,7 +113,7 @@ def beside_peers(overhead: float) -> None:
             gc.collect()
             times = [(t - overhead) / 1e3 for t in peer_ns(allocate, free)]
             rounds[name].append((median(times), quantiles(times, n=100)[98]))
-    print(f"\n{'made and dropped':<32} {'median':>10} {'p99':>10}   (with two Python calls more than the above)")
+    print(f"{'made and dropped':<32} {'median':>10} {'p99':>10}   (with two Python calls more than the above)")
     for name, found in rounds.items():
         middle, p99 = min(found)
         print(f"{name:<32} {middle:>7.2f} µs {p99:>7.2f} µs")
@@ -123,7 +123,8 @@ def main() -> None:
     overhead = min(clock_ns() for _ in range(ROUNDS))
     call = min(clock_ns(nothing) for _ in range(ROUNDS)) - overhead
     print(f"an empty Python call takes {call:.0f} ns")
-    print(f"{'live blocks':>12} {'sizes':>8} {'median':>10} {'p99':>10}")
+    beside_peers(overhead)
+    print(f"\n{'live blocks':>12} {'sizes':>8} {'median':>10} {'p99':>10}")
     for live in (1_000, 100_000):
         rng = random.Random(0)
         pool = filled_pool(live, rng)
@@ -136,7 +137,6 @@ def main() -> None:
         for name, sizes in kinds.items():
             middle, p99 = measure(pool, sizes, overhead)
             print(f"{live:>12,} {name:>8} {middle:>7.2f} µs {p99:>7.2f} µs")
-    beside_peers(overhead)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ compiled and linked, forward and first derivative, contiguous and strided. What 
 - no spill: ptxas reports 0 bytes, and no stack frame either;
 - vectors: a contiguous elementwise kernel reads and writes 16 bytes at once.
 
-By default every formula in every floating dtype for contiguous operands, in f32 for strided ones (the same formula in
-another frame), and the kernels written by hand in f32 and bf16. The rest, and the disassembly of all of them, is
+By default every formula in every floating dtype for contiguous operands, every fourth in f32 for strided ones (the
+formula in another frame), and the kernels written by hand in f32 and bf16. The rest, and the disassembly of all, is
 `slow` (pytest -m slow). All is compiled anew, whatever the kernel cache holds: some three minutes on two cores.
 """
 
@@ -177,14 +177,20 @@ def backward(y: Tensor) -> None:
 ELEMENTWISE = sorted(name for name, entry in TABLE.items() if entry.kind == "elementwise")
 
 
-LAYOUTS = [
-    *(("contiguous", dtype) for dtype in (fn.float32, fn.bfloat16, *SLOW)), ("strided", fn.float32),
-    *(pytest.param("strided", dtype, marks=pytest.mark.slow) for dtype in (fn.bfloat16, *SLOW)),
-]  # fmt: skip
+CONTIGUOUS = [(name, "contiguous", dtype) for name in ELEMENTWISE for dtype in (*QUICK, *SLOW)]
+STRIDED = [(name, "strided", dtype) for dtype in (*QUICK, *SLOW) for name in ELEMENTWISE]
+# the strided kernel is one frame around any formula: by default every fourth, in f32
+OFTEN = {(name, "strided", fn.float32) for name in ELEMENTWISE[::4]}
 
 
-@pytest.mark.parametrize("layout, dtype", LAYOUTS, ids=lambda v: getattr(v, "name", v))
-@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize(
+    "name, layout, dtype",
+    [
+        pytest.param(*case, marks=pytest.mark.slow if case[1] == "strided" and case not in OFTEN else ())
+        for case in (*CONTIGUOUS, *STRIDED)
+    ],
+    ids=lambda v: getattr(v, "name", v),
+)
 def test_elementwise(name: str, layout: str, dtype: DType, gpu: FakeGpu, device: Device) -> None:
     entry = TABLE[name]
     if dtype not in entry.dtypes:

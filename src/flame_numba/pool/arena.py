@@ -22,48 +22,18 @@ def _bin(size: int) -> int:
 
 
 class _Bin:
-    """Free spans of like size: their sizes in order, and for each size a heap by address.
+    """Sizes of like size: in order, with how many free spans have each, and a heap of their addresses.
 
-    A span that is removed stays in its heap, to be skipped when it comes up: so thousands of spans of one size cost no
-    more than a few.
+    The address of a span that was removed stays in its heap, to be skipped when it comes up: so thousands of spans of
+    one size cost no more than a few. The heaps hold numbers only, which Python's garbage collector never looks at.
     """
 
     __slots__ = ("counts", "heaps", "sizes")
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
-        self.counts: dict[int, int] = {}  # spans of a size
-        self.heaps: dict[int, list[tuple[int, int, Span]]] = {}  # address, identity, span; some removed since
-
-    def add(self, span: Span) -> None:
-        size = span.size
-        if size not in self.counts:
-            insort(self.sizes, size)
-            self.counts[size], self.heaps[size] = 0, []
-        self.counts[size] += 1
-        heap = self.heaps[size]
-        heappush(heap, (span.address, id(span), span))
-        if len(heap) > 2 * self.counts[size] + 16:
-            self.heaps[size] = sorted({entry[1]: entry for entry in heap if _holds(entry, size)}.values())
-
-    def remove(self, size: int) -> None:
-        """Count one span of a size less. Its entry no longer holds, as the span is no longer binned."""
-        self.counts[size] -= 1
-        if not self.counts[size]:
-            del self.counts[size], self.heaps[size], self.sizes[bisect_left(self.sizes, size)]
-
-    def lowest(self, size: int) -> Span:
-        """The span of a size with the lowest address."""
-        heap = self.heaps[size]
-        while not _holds(heap[0], size):
-            heappop(heap)
-        return heap[0][2]
-
-
-def _holds(entry: tuple[int, int, Span], size: int) -> bool:
-    """Whether an entry of a heap still says what is so."""
-    span = entry[2]
-    return span.binned and span.address == entry[0] and span.size == size
+        self.counts: dict[int, int] = {}
+        self.heaps: dict[int, list[int]] = {}
 
 
 class Bins:
@@ -72,28 +42,41 @@ class Bins:
     def __init__(self) -> None:
         self._bins: defaultdict[int, _Bin] = defaultdict(_Bin)
         self._occupied = 0  # bit i: bin i holds a span
+        self._spans: dict[int, Span] = {}  # by address
         self.nbytes = 0
 
     def __iter__(self) -> Iterator[Span]:
-        for held in self._bins.values():
-            for size, heap in held.heaps.items():
-                yield from {entry[1]: entry[2] for entry in heap if _holds(entry, size)}.values()
+        return iter(self._spans.values())
 
     def add(self, span: Span) -> None:
-        i = _bin(span.size)
+        size, address = span.size, span.address
+        i = _bin(size)
+        held = self._bins[i]
+        if size not in held.counts:
+            insort(held.sizes, size)
+            held.counts[size], held.heaps[size] = 0, []
+            self._occupied |= 1 << i
+        held.counts[size] += 1
+        self._spans[address] = span
         span.binned = True
-        self._bins[i].add(span)
-        self._occupied |= 1 << i
-        self.nbytes += span.size
+        self.nbytes += size
+        heap = held.heaps[size]
+        heappush(heap, address)
+        if len(heap) > 2 * held.counts[size] + 16:
+            heap[:] = sorted({address for address in heap if self._has(address, size)})
 
     def remove(self, span: Span) -> None:
-        i = _bin(span.size)
+        size = span.size
+        i = _bin(size)
         held = self._bins[i]
+        del self._spans[span.address]
         span.binned = False
-        held.remove(span.size)
-        if not held.sizes:
-            self._occupied &= ~(1 << i)
-        self.nbytes -= span.size
+        self.nbytes -= size
+        held.counts[size] -= 1
+        if not held.counts[size]:
+            del held.counts[size], held.heaps[size], held.sizes[bisect_left(held.sizes, size)]
+            if not held.sizes:
+                self._occupied &= ~(1 << i)
 
     def best_fit(self, size: int) -> Span | None:
         """Remove the smallest span of at least `size` bytes, the one with the lowest address."""
@@ -115,9 +98,16 @@ class Bins:
         return self._bins[self._occupied.bit_length() - 1].sizes[-1] if self._occupied else 0
 
     def _pop(self, held: _Bin, size: int) -> Span:
-        span = held.lowest(size)
+        heap = held.heaps[size]
+        while not self._has(heap[0], size):
+            heappop(heap)
+        span = self._spans[heap[0]]
         self.remove(span)
         return span
+
+    def _has(self, address: int, size: int) -> bool:
+        span = self._spans.get(address)
+        return span is not None and span.size == size
 
 
 class Arena:
