@@ -14,6 +14,7 @@ formula in another frame), and the kernels written by hand in f32 and bf16. The 
 
 from __future__ import annotations
 
+import gc
 import inspect
 import re
 import shutil
@@ -171,6 +172,21 @@ def floating(dtype: DType, *shape: int) -> Tensor:
 
 def backward(y: Tensor) -> None:
     y.backward(Tensor.empty(y.shape, dtype=y.dtype))
+
+
+def test_compiling_keeps_no_tensor_alive(gpu: FakeGpu, device: Device) -> None:
+    """Numba leaves frames behind in cycles. The caller's must not be among them."""
+    x = Tensor.empty((1000,)).requires_grad_()
+    pool = fn.current_pool(device)
+    gc.collect()
+    gc.disable()
+    try:
+        before = pool.stats().live_blocks
+        backward(x.tanh().exp().softmax().sum())
+        x.grad = None
+        assert gpu.compiled and pool.stats().live_blocks == before
+    finally:
+        gc.enable()
 
 
 # --- elementwise: from the table -----------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def machine_code(program: Program, kind: str, architecture: str) -> tuple[bytes,
         stats.loaded += 1
         return found
     with _COMPILE_LOCK:
-        image, entry = _compile(program, kind, architecture, key)
+        image, entry = _apart(lambda: _compile(program, kind, architecture, key))
     stats.compiled += 1
     stats.programs.append(program.name)
     _write(path, image, entry)
@@ -268,6 +268,32 @@ def _rebind(function: Any, names: Mapping[str, Any], name: str) -> FunctionType:
     copy = FunctionType(function.__code__, {**function.__globals__, **names}, name)
     copy.__qualname__ = name
     return copy
+
+
+def _apart(work: Callable[[], tuple[bytes, str]]) -> tuple[bytes, str]:
+    """The result of `work`, done in a thread of its own.
+
+    Numba leaves exceptions behind that refer to their frames and to themselves. In the caller's thread these frames
+    would lead on to the caller's, and its tensors would stay alive until Python collects garbage.
+    """
+    outcome: list[tuple[bytes, str] | BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(work())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, name="flame_numba compiler")
+    thread.start()
+    thread.join()
+    found = outcome.pop()
+    if isinstance(found, BaseException):
+        try:
+            raise found
+        finally:
+            del found  # it refers to this frame now
+    return found
 
 
 def _compile(program: Program, kind: str, architecture: str, key: str) -> tuple[bytes, str]:
