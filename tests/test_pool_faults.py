@@ -15,8 +15,8 @@ from flame_numba.devices import Device, DeviceOutOfMemory
 from flame_numba.devices.host import HostBackend
 from flame_numba.devices.simulated import SimulatedBackend
 from flame_numba.errors import DeviceError, OutOfMemory
-from flame_numba.pool import Block, MemoryPool, PoolConfig
-from pool_books import Contents, check_books, frozen_heap
+from flame_numba.pool import Block, MemoryPool, PoolConfig, engine
+from pool_books import Contents, check_books, frozen_heap, simulated
 from pool_machines import FailingMachine
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -219,3 +219,17 @@ def test_a_driver_with_less_memory_than_the_pool_would_like() -> None:
         machine.free(other)
         program.contents.allocate(2 * MIB)
         program.check()
+
+
+def test_a_device_too_full_for_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the pool itself needs on a GPU may not be there."""
+
+    def full(machine: Any) -> Any:
+        raise DeviceOutOfMemory("1.8 MB")
+
+    monkeypatch.setattr(engine, "Mover", full)
+    device = simulated(24 * MIB)
+    with pytest.raises(OutOfMemory, match="no room for the tables"):
+        MemoryPool(device)
+    monkeypatch.undo()
+    MemoryPool(device).allocate(1000).free()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakMethod
 
 from ..devices import Backend, DeviceOutOfMemory
+from ..errors import OutOfMemory
 from ..kernels.moves import Mover
 from .accounts import Account
 from .arena import Arena
@@ -37,8 +38,14 @@ def _mover(machine: Backend) -> Mover:
     """The mover of a machine. Made with the first pool: when memory is short, it is too late."""
     found = _MOVERS.get(machine)
     if found is None:
-        found = _MOVERS[machine] = Mover(machine)
+        try:
+            found = Mover(machine)
+        except DeviceOutOfMemory as error:
+            raise OutOfMemory(
+                f"pool: the device has no room for the tables that blocks are moved by: {error}"
+            ) from error
         found.prepare()
+        _MOVERS[machine] = found
     return found
 
 
