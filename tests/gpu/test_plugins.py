@@ -79,7 +79,7 @@ def test_temporaries_for_host_arrays_come_from_the_pool(numba: Any, pool: Memory
             x[i] *= 2
 
     host = np.arange(5000, dtype=np.float64)
-    for stream in (0, 0):  # a stream of its own and a host array: cuda.core refuses NumPy ≥ 2.5 then
+    for stream in (0, 0):  # with a stream of its own, cuda.core refuses host arrays of NumPy 2.5
         expected, before = host * 2, pool.stats().allocations
         double[40, 128, stream](host)
         numba.synchronize()
