@@ -112,7 +112,7 @@ class Segment:
         self.virtual = virtual
         self.pages: dict[int, int] = {} if virtual else {address: size}
         self.first = Span(address, size, self, mapped=not virtual)
-        self.packed: Span | None = None  # where an unfinished defragment ended: there is no hole before it
+        self.packed: Span | None = None  # where an unfinished defragment ended: nothing was left to move before it
 
     def __iter__(self) -> Iterator[Span]:
         span: Span | None = self.first

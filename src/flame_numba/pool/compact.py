@@ -249,7 +249,7 @@ class Compactor:
 
 
 def _resumed(segment: Segment, bounded: bool) -> Span:
-    """Where the last bounded pass ended, if there still are no holes before that. Else the start."""
+    """Where the last bounded pass ended, if no hole came up before that since. Else the start."""
     span, segment.packed = segment.packed, None
     return span if bounded and span is not None and span.segment is segment else segment.first
 

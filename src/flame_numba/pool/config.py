@@ -45,8 +45,8 @@ class PoolConfig:
     small: blocks below this size live apart, so that they do not break up the memory of the large ones.
     size_class: sizes are rounded up to multiples of it: 256, 512 or 1024 bytes.
     split_threshold: a rest smaller than this stays with the block, unless it is over 1 % of it.
-    slack: while less than this fraction of the peak of live bytes is reserved beyond it, the pool grows rather than
-        move blocks; above it, it moves blocks to make room, where that can help. None: it always grows.
+    slack: when the live bytes reach a new peak, the pool grows, up to this fraction beyond the peak (some more if it is
+        small). When they do not, or beyond that, it moves blocks to make room, where that can help. None: it grows.
     guard: surround blocks with bytes that must not change, fill what is new or freed with NaNs, and check both at
         `free` and in `check()`. Slow: for finding writes out of bounds or after free.
 

@@ -233,7 +233,7 @@ class Engine:
         So a program that repeats itself gets its memory in its first round, and the driver is left alone after that.
         """
         slack = self.config.slack
-        if slack is None or self.watching:
+        if slack is None or not self.caching:
             return self._take_grown(arena, size)
         self.total.settle()
         live = max(self.total.peak, self.total.current + size)

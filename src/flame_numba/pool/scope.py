@@ -12,7 +12,8 @@ class Scope:
     """A part of a program with memory of its own. Sizes in bytes.
 
     peak_bytes: by how much the pool's live blocks grew at most while the scope was open. left_bytes: of its blocks
-    that outlived it (None while it is open).
+    that outlived it (None while it is open). Blocks that had to be taken from outside the scope, as memory was short,
+    are not among them.
     """
 
     def __init__(self, pool: MemoryPool, name: str) -> None:
