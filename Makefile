@@ -14,7 +14,7 @@ GPU_PYTHON ?= python3
 PYTEST_ARGS ?=
 OPERATIONS ?= 1000000
 
-.PHONY: help demo test fuzz check gpu bench clean
+.PHONY: help demo test kernels fuzz check gpu bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two installs into one environment would disturb each other
 
@@ -27,6 +27,9 @@ demo: $(call stamp,demo) ## train a network on real handwritten digits, on the G
 # a process a core already: threads of BLAS would only get in their way
 test: $(call stamp,test) ## every test that needs no GPU, on all cores
 	OPENBLAS_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+kernels: $(call stamp,test) ## compile every kernel for the H200, which need not be there, and look at the machine code
+	$(PY) -m pytest -n auto --dist worksteal -m "sm90 and not slow" tests/test_sm90.py
 
 fuzz: $(call stamp,test) ## random operations on the memory pool, two million; OPERATIONS=10000000 for a night
 	$(PY) tests/pool_fuzz.py $(OPERATIONS)

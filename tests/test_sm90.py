@@ -40,6 +40,7 @@ from flame_numba.tensor import Tensor
 
 machine_cuda = pytest.importorskip("flame_numba.kernels.machine_cuda", reason="needs flame-numba[cu13]")
 
+pytestmark = pytest.mark.sm90
 ARCHITECTURE = "sm_90a"
 QUICK, SLOW = (fn.float32, fn.bfloat16), (fn.float16, fn.float64)
 DTYPES = [

@@ -42,53 +42,36 @@ from .errors import (
 )
 from .grad import GradientMap, backward, enable_grad, grad, no_grad
 from .gradcheck import gradcheck
-from .ops import elementwise as _elementwise
+from .ops import PUBLIC as _PUBLIC
+from .ops.activations import *  # noqa: F403
+from .ops.attention import *  # noqa: F403
 from .ops.autocast import autocast
-from .ops.convolution import avg_pool2d, conv2d, max_pool2d
-from .ops.creation import (
-    arange,
-    asarray,
-    empty,
-    empty_like,
-    eye,
-    full,
-    full_like,
-    linspace,
-    ones,
-    ones_like,
-    tensor,
-    zeros,
-    zeros_like,
-)
+from .ops.bitwise import *  # noqa: F403
+from .ops.channel_norms import *  # noqa: F403
+from .ops.convolution import *  # noqa: F403
+from .ops.creation import *  # noqa: F403
+from .ops.decompositions import *  # noqa: F403
+from .ops.einsum import *  # noqa: F403
 from .ops.elementwise import *  # noqa: F403
 from .ops.formula_op import elementwise, fuse
-from .ops.indexing import embedding, masked_fill, one_hot, take, take_along_axis
-from .ops.linalg import linear, matmul, outer
-from .ops.losses import binary_cross_entropy_with_logits, cross_entropy, l1_loss, mse_loss
-from .ops.movement import (
-    broadcast_to,
-    clone,
-    concat,
-    contiguous,
-    flatten,
-    flip,
-    narrow,
-    pad,
-    permute,
-    reshape,
-    split,
-    squeeze,
-    stack,
-    to_device,
-    to_dtype,
-    transpose,
-    unsqueeze,
-    view,
-)
-from .ops.normalization import layer_norm, log_softmax, rms_norm, softmax
-from .ops.random import Generator, bernoulli, dropout, manual_seed, permutation, rand, randint, randn
-from .ops.reductions import all, any, argmax, argmin, logsumexp, max, mean, min, prod, std, sum, var
+from .ops.glue import *  # noqa: F403
+from .ops.indexing import *  # noqa: F403
+from .ops.inplace import *  # noqa: F403
+from .ops.linalg import *  # noqa: F403
+from .ops.losses import *  # noqa: F403
+from .ops.movement import *  # noqa: F403
+from .ops.normalization import *  # noqa: F403
+from .ops.pooling import *  # noqa: F403
+from .ops.positions import *  # noqa: F403
+from .ops.random import *  # noqa: F403
+from .ops.rearrange import *  # noqa: F403
+from .ops.reductions import *  # noqa: F403
+from .ops.scans import *  # noqa: F403
+from .ops.scatter import *  # noqa: F403
+from .ops.searching import *  # noqa: F403
+from .ops.sorting import *  # noqa: F403
 from .ops.table import REALS, Domain
+from .ops.upsampling import *  # noqa: F403
 from .pinned import HostCopy, pinned_empty, pinned_pool
 from .pool import MemoryPool, PoolConfig, current_pool, default_pool, memory_tag
 from .storage import Storage
@@ -108,7 +91,6 @@ __all__ = [
     "Domain",
     "Event",
     "FlameError",
-    "Generator",
     "GradScaler",
     "GradientError",
     "GradientMap",
@@ -124,45 +106,21 @@ __all__ = [
     "Storage",
     "Stream",
     "Tensor",
-    "all",
     "amp",
-    "any",
-    "arange",
-    "argmax",
-    "argmin",
-    "asarray",
     "autocast",
-    "avg_pool2d",
     "backward",
-    "bernoulli",
     "bfloat16",
-    "binary_cross_entropy_with_logits",
     "bool",
-    "broadcast_to",
-    "clone",
-    "concat",
-    "contiguous",
-    "conv2d",
-    "cross_entropy",
     "cuda",
     "current_device",
     "current_pool",
     "default_device",
     "default_pool",
-    "dropout",
     "elementwise",
-    "embedding",
-    "empty",
-    "empty_like",
     "enable_grad",
-    "eye",
-    "flatten",
-    "flip",
     "float16",
     "float32",
     "float64",
-    "full",
-    "full_like",
     "fuse",
     "grad",
     "gradcheck",
@@ -170,64 +128,19 @@ __all__ = [
     "int16",
     "int32",
     "int64",
-    "l1_loss",
-    "layer_norm",
-    "linear",
-    "linspace",
-    "log_softmax",
-    "logsumexp",
-    "manual_seed",
-    "masked_fill",
-    "matmul",
-    "max",
-    "max_pool2d",
-    "mean",
     "memory_tag",
-    "min",
-    "mse_loss",
-    "narrow",
     "nn",
     "no_grad",
-    "one_hot",
-    "ones",
-    "ones_like",
     "optim",
-    "outer",
-    "pad",
-    "permutation",
-    "permute",
     "pinned_empty",
     "pinned_pool",
-    "prod",
     "promote",
-    "rand",
-    "randint",
-    "randn",
-    "reshape",
-    "rms_norm",
-    "softmax",
-    "split",
-    "squeeze",
-    "stack",
-    "std",
-    "sum",
-    "take",
-    "take_along_axis",
-    "tensor",
-    "to_device",
-    "to_dtype",
-    "transpose",
     "uint8",
     "uint16",
     "uint32",
     "uint64",
-    "unsqueeze",
-    "var",
-    "view",
-    "zeros",
-    "zeros_like",
 ]
-__all__ += _elementwise.__all__  # a new formula is public by being there
+__all__ += _PUBLIC  # a new op is public by standing in its module's __all__
 
 # The import hook of numba-cuda (0.30) takes every module with "numba.cuda" in its name, ours too, for Numba's and
 # recurses without end. So `flame_numba.cuda` is a module of another name, entered here.

@@ -288,4 +288,4 @@ def _scatter_windows(g: Any, index: Any, shape: Shape) -> Any:
     return y.reshape(shape)
 
 
-__all__ = ["avg_pool2d", "conv2d", "fold", "max_pool2d", "unfold"]
+__all__ = ["avg_pool2d", "conv2d", "max_pool2d"]

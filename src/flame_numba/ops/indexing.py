@@ -276,3 +276,6 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
         fill_(target, value.item() if isinstance(value, np.generic) else value)
     else:
         copy_into(target, asarray(value, device=x.device))
+
+
+__all__ = ["embedding", "masked_fill", "one_hot", "take", "take_along_axis"]

@@ -136,3 +136,6 @@ def outer(x: Tensor, y: Tensor) -> Tensor:
     if x.ndim != 1 or y.ndim != 1:
         raise ShapeError(f"outer: needs two vectors, got shapes {x.shape} and {y.shape}")
     return reshape(x, (x.shape[0], 1)) * y
+
+
+__all__ = ["linear", "matmul", "outer"]

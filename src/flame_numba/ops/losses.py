@@ -139,4 +139,4 @@ def binary_cross_entropy_with_logits(logits: Tensor, target: Tensor, reduction: 
     return _reduced(logistic_loss(logits, target), reduction, "binary_cross_entropy_with_logits")
 
 
-__all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "l1_loss", "logistic_loss", "mse_loss"]
+__all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "l1_loss", "mse_loss"]

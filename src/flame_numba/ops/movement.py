@@ -345,3 +345,25 @@ def split(x: Tensor, size: int | Sequence[int], axis: int = 0) -> tuple[Tensor, 
             raise ShapeError(f"split: sizes {sizes} must add up to {n}")
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     return tuple(narrow(x, axis, start, length) for start, length in zip(starts, sizes, strict=True))
+
+
+__all__ = [
+    "broadcast_to",
+    "clone",
+    "concat",
+    "contiguous",
+    "flatten",
+    "flip",
+    "narrow",
+    "pad",
+    "permute",
+    "reshape",
+    "split",
+    "squeeze",
+    "stack",
+    "to_device",
+    "to_dtype",
+    "transpose",
+    "unsqueeze",
+    "view",
+]

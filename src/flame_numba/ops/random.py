@@ -142,6 +142,4 @@ def permutation(n: int, *, device: Device | str | None = None, generator: Genera
     return Tensor.from_numpy(host.permutation(n), _place(device))
 
 
-__all__ = [
-    "Generator", "bernoulli", "default_generator", "dropout", "manual_seed", "permutation", "rand", "randint", "randn",
-]  # fmt: skip
+__all__ = ["Generator", "bernoulli", "dropout", "manual_seed", "permutation", "rand", "randint", "randn"]

@@ -1,0 +1,5 @@
+"""Activation functions, each a formula."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,5 @@
+"""Bits of integers: and, or, xor, not, shifts."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

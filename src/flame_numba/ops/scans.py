@@ -1,0 +1,5 @@
+"""Running sums, products and extremes along an axis."""
+
+from __future__ import annotations
+
+__all__: list[str] = []
