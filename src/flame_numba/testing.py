@@ -21,7 +21,7 @@ from .dtypes import DType
 from .gradcheck import gradcheck
 from .ops.creation import asarray
 from .ops.movement import flip, permute, strided_slice
-from .ops.table import Domain, Entry, Integers
+from .ops.table import Booleans, Domain, Entry, Floats, Integers
 from .tensor import Tensor
 
 Array = npt.NDArray[Any]
@@ -173,45 +173,57 @@ def _difference(entry: Entry, dtype: DType, found: Array, expected: Array, where
     return f"{entry.name} in {dtype.name}: at {at} found {found[at]!r}, expected {expected[at]!r}"
 
 
+def _case_array(operand: Any, dtype: DType, domain: Domain, rng: np.random.Generator) -> Any:
+    if isinstance(operand, Integers):
+        return rng.integers(operand.low, operand.high, operand.shape)
+    if isinstance(operand, Booleans):
+        return rng.random(operand.shape) < 0.5
+    if isinstance(operand, Floats):
+        return np.asarray(rng.uniform(operand.low, operand.high, operand.shape)).astype(dtype.numpy)
+    if not isinstance(operand, tuple):
+        return operand
+    if dtype.is_floating:
+        return np.asarray(rng.uniform(max(domain.low, -2.0), min(domain.high, 2.0), operand)).astype(dtype.numpy)
+    if dtype.kind == "bool":
+        return np.asarray(rng.random(operand) < 0.5)
+    return np.asarray(rng.integers(0 if dtype.kind == "uint" else -5, 6, operand)).astype(dtype.numpy)
+
+
 def _case_arrays(operands: Sequence[Any], dtype: DType, domain: Domain, rng: np.random.Generator) -> list[Any]:
-    result: list[Any] = []
-    for o in operands:
-        if isinstance(o, Integers):
-            result.append(rng.integers(o.low, o.high, o.shape))
-        elif not isinstance(o, tuple):
-            result.append(o)
-        elif dtype.is_floating:
-            low, high = max(domain.low, -2.0), min(domain.high, 2.0)
-            result.append(np.asarray(rng.uniform(low, high, o)).astype(dtype.numpy))
-        elif dtype.kind == "bool":
-            result.append(np.asarray(rng.random(o) < 0.5))
-        else:
-            result.append(np.asarray(rng.integers(0 if dtype.kind == "uint" else -5, 6, o)).astype(dtype.numpy))
-    return result
+    return [_case_array(o, dtype, domain, rng) for o in operands]
 
 
 def _check_case(entry: Entry, operands: Sequence[Any], keywords: dict[str, Any], dtype: DType, rng: Any) -> None:
     arrays = _case_arrays(operands, dtype, entry.domain[0], rng)
-    is_shape = [isinstance(a, np.ndarray) for a in arrays]
-    tensors = [with_layout(a, str(rng.choice(LAYOUTS))) if t else a for a, t in zip(arrays, is_shape, strict=True)]
-    y = (entry.example or entry.op)(*tensors, **keywords)
+    tensors = [with_layout(a, str(rng.choice(LAYOUTS))) if isinstance(a, np.ndarray) else a for a in arrays]
+    found = (entry.example or entry.op)(*tensors, **keywords)
+    wide = [_wide(a) if isinstance(a, np.ndarray) else a for a in arrays]
     with np.errstate(all="ignore"):
-        expected = np.asarray(
-            entry.reference(*[_wide(a) if t else a for a, t in zip(arrays, is_shape, strict=True)], **keywords)
-        )
-    assert y.shape == expected.shape, f"{entry.name}{operands}: shape {y.shape}, expected {expected.shape}"
-    size = float(np.max(np.abs(expected.astype(np.float64)), initial=1.0))
-    if y.dtype.is_floating:
-        # a composite rounds to 16 bits after each of its ops, a primitive once
-        roundings = 4 if entry.kind == "composite" else 1
-        narrow = roundings * y.dtype.eps if y.dtype.itemsize == 2 else 0
-        tolerance = (max(entry.ulps, 1) * y.dtype.accumulator.eps + narrow) * size
-        worst = float(np.max(np.abs(y.numpy().astype(np.float64) - expected), initial=0.0))
-        assert worst <= tolerance, (
-            f"{entry.name}{operands} {keywords} in {dtype.name}: off by {worst}, allowed {tolerance}"
-        )
-    else:
-        assert np.array_equal(y.numpy(), expected), f"{entry.name}{operands} {keywords} in {dtype.name} differs"
+        expected = entry.reference(*wide, **keywords)
+    name = f"{entry.name}{tuple(operands)} {keywords} in {dtype.name}"
+    if not isinstance(found, tuple):
+        found, expected = (found,), (expected,)
+    assert len(found) == len(expected), f"{name}: {len(found)} results, expected {len(expected)}"
+    for y, e in zip(found, expected, strict=True):
+        _compare_case(entry, name, y, np.asarray(e))
+
+
+def _compare_case(entry: Entry, name: str, y: Tensor, expected: Array) -> None:
+    assert y.shape == expected.shape, f"{name}: shape {y.shape}, expected {expected.shape}"
+    if not y.dtype.is_floating:
+        assert np.array_equal(y.numpy(), expected), f"{name} differs: {y.numpy()}, expected {expected}"
+        return
+    values, wide = y.numpy().astype(np.float64), expected.astype(np.float64)
+    finite = np.isfinite(wide)
+    same = (values == wide) | (np.isnan(values) & np.isnan(wide))
+    assert np.all(same | finite), f"{name}: found {values}, expected {wide}"
+    size = float(np.max(np.abs(wide[finite]), initial=1.0))
+    # a composite rounds to 16 bits after each of its ops, a primitive once
+    roundings = 4 if entry.kind == "composite" else 1
+    narrow = roundings * y.dtype.eps if y.dtype.itemsize == 2 else 0
+    tolerance = (max(entry.ulps, 1) * y.dtype.accumulator.eps + narrow) * size
+    worst = float(np.max(np.abs(values[finite] - wide[finite]), initial=0.0))
+    assert worst <= tolerance, f"{name}: off by {worst}, allowed {tolerance}"
 
 
 def check_gradient(entry: Entry, seed: int, order: int = 1) -> None:

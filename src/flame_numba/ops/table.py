@@ -56,8 +56,28 @@ class Integers:
 
 
 @dataclass(frozen=True)
+class Booleans:
+    """A mask operand of a test case."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Floats:
+    """An operand of the tested dtype with values in low … high, for an op that is not defined everywhere."""
+
+    shape: tuple[int, ...]
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Case:
-    """One call to test: operands (a tuple is the shape of a tensor, `Integers` an index tensor) and keywords."""
+    """One call to test: operands and keywords.
+
+    A tuple is the shape of a tensor of the tested dtype, `Floats` such a tensor within a range, `Integers` an index
+    tensor, `Booleans` a mask; an array becomes a tensor as it is, and anything else is passed on.
+    """
 
     operands: tuple[Any, ...]
     keywords: dict[str, Any]
