@@ -8,7 +8,7 @@ from typing import Any
 
 from ..devices import Device
 from ..errors import ConfigError
-from ..ops import convolution, elementwise, indexing, linalg, movement, normalization, random
+from ..ops import activations, convolution, elementwise, indexing, linalg, movement, normalization, random
 from ..tensor import Parameter, Tensor
 from . import init
 from .module import Module
@@ -165,28 +165,28 @@ class ReLU(Module):
     """max(x, 0)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return elementwise.relu(x)  # type: ignore[no-any-return]
+        return activations.relu(x)  # type: ignore[no-any-return]
 
 
 class Sigmoid(Module):
     """1 / (1 + e⁻ˣ)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return elementwise.sigmoid(x)  # type: ignore[no-any-return]
+        return activations.sigmoid(x)  # type: ignore[no-any-return]
 
 
 class GELU(Module):
     """x·Φ(x). (Hendrycks and Gimpel 2016)"""
 
     def forward(self, x: Tensor) -> Tensor:
-        return elementwise.gelu(x)  # type: ignore[no-any-return]
+        return activations.gelu(x)  # type: ignore[no-any-return]
 
 
 class SiLU(Module):
     """x·σ(x). (Elfwing et al. 2017)"""
 
     def forward(self, x: Tensor) -> Tensor:
-        return elementwise.silu(x)  # type: ignore[no-any-return]
+        return activations.silu(x)  # type: ignore[no-any-return]
 
 
 class Tanh(Module):
