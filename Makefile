@@ -14,12 +14,12 @@ GPU_PYTHON ?= python3
 PYTEST_ARGS ?=
 OPERATIONS ?= 1000000
 
-.PHONY: help demo test kernels fuzz check gpu bench clean
+.PHONY: help demo test kernels array-api fuzz check gpu bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two installs into one environment would disturb each other
 
 help: ## say what there is
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
 
 demo: $(call stamp,demo) ## train a network on real handwritten digits, on the GPU if there is one
 	$(VENV)/bin/flame-numba train digits
@@ -30,6 +30,15 @@ test: $(call stamp,test) ## every test that needs no GPU, on all cores
 
 kernels: $(call stamp,test) ## compile every kernel for the H200, which need not be there, and look at the machine code
 	$(PY) -m pytest -n auto --dist worksteal -m "sm90 and not slow" tests/test_sm90.py
+
+# it hides the GPUs: the suite tests on the default device, element by element
+array-api: $(call stamp,test) ## the array API standard's own tests: ARRAY_API_TESTS=<checkout of data-apis/array-api-tests>
+	@test -f "$(ARRAY_API_TESTS)/array_api_tests/__init__.py" || { echo "array-api: name a checkout of data-apis/array-api-tests" \
+	    "(2026.02.26, with its submodule): make array-api ARRAY_API_TESTS=<path>" >&2; exit 1; }
+	@$(PY) -m pip --disable-pip-version-check install --quiet -r "$(ARRAY_API_TESTS)/requirements.txt"
+	cd "$(ARRAY_API_TESTS)" && CUDA_VISIBLE_DEVICES= OPENBLAS_NUM_THREADS=1 ARRAY_API_TESTS_MODULE=flame_numba.array_api \
+	    ARRAY_API_TESTS_SKIP_DTYPES=complex64,complex128 $(abspath $(PY)) -m pytest -q -n auto --dist worksteal \
+	    -p no:cacheprovider --disable-deadline --rootdir . --skips-file=$(abspath tests/array_api/exceptions.txt) $(PYTEST_ARGS) array_api_tests
 
 fuzz: $(call stamp,test) ## random operations on the memory pool, two million; OPERATIONS=10000000 for a night
 	$(PY) tests/pool_fuzz.py $(OPERATIONS)

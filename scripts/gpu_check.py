@@ -1,11 +1,11 @@
 """Everything that needs a GPU, with the Python at hand and nothing installed: what `make gpu` runs.
 
-    python scripts/gpu_check.py [--only STAGE,…] [--skip STAGE,…] [--out DIR] [--jobs N]
+    python scripts/gpu_check.py [--only STAGE,…] [--skip STAGE,…] [--checks CHECK,…] [--out DIR] [--jobs N]
 
 Stages: info; gpu (tests/gpu); property and unit (the generated and the other tests, on CUDA); sanitizer (memcheck over
-tests/gpu, racecheck over the kernels that share memory); recipes (Fashion-MNIST, its folder in $FASHION_MNIST); digits.
-Each stage writes its output to DIR; the end is one table. The exit status is 0 if nothing failed. What could not run
-is `absent` or `skipped`, and is no pass.
+tests/gpu, racecheck and initcheck over every op: --checks picks); recipes (Fashion-MNIST, its folder in
+$FASHION_MNIST); digits. Each stage writes its output to DIR; the end is one table. The exit status is 0 if nothing
+failed. What could not run is `absent` or `skipped`, and is no pass.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Run:
     out: Path
     jobs: int
     environment: dict[str, str] = field(default_factory=dict)
+    checks: Sequence[str] = ("memcheck", "racecheck", "initcheck")
 
     def log(self, name: str) -> Path:
         return self.out / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}.log"
@@ -179,6 +180,12 @@ RACECHECK = {
     "kernels": ("test_kernels.py", _SHARING),
     "moves": ("test_moves.py", "as_memmove"),
 }
+_SHARDS = {f"ops {i}": ("test_every_op.py", f"shard{i}") for i in range(8)}
+CHECKS = {
+    "memcheck": MEMCHECK | _SHARDS,
+    "racecheck": RACECHECK | _SHARDS,
+    "initcheck": _SHARDS,
+}
 
 
 def sanitizer(run: Run) -> Iterator[Row]:
@@ -191,15 +198,13 @@ def sanitizer(run: Run) -> Iterator[Row]:
     # a backtrace keeps the Python frames of each launch alive, and with them every tensor: no memory would be freed
     base += ["--show-backtrace", "no", "--tool"]
     pytest = [*PYTEST, "-p", "no:xdist", "-o", "timeout=0", "-x", "-m", "gpu"]
-    jobs = {}
-    for name, (file, words) in MEMCHECK.items():
-        jobs[f"memcheck {name}"] = [*base, "memcheck", *pytest, f"tests/gpu/{file}", "-k", words]
-    for name, (file, words) in RACECHECK.items():
-        jobs[f"racecheck {name}"] = [*base, "racecheck", *pytest, f"tests/gpu/{file}", "-k", words]
     start = time.monotonic()
-    running = {
-        name: run.start(name, argv, FLAME_NUMBA_SANITIZED="1", OMP_NUM_THREADS="1") for name, argv in jobs.items()
-    }
+    running = {}
+    for check in run.checks:
+        for shard, (file, words) in CHECKS[check].items():
+            argv = [*base, check, *pytest, f"tests/gpu/{file}", "-k", words]
+            name = f"{check} {shard}"
+            running[name] = run.start(name, argv, FLAME_NUMBA_SANITIZED=check, OMP_NUM_THREADS="1")
     for name, process in running.items():
         wrong = finish(process, 1500 - (time.monotonic() - start))
         problem, _, shown = sanitizer_counts(run.text(name)).partition("|")
@@ -265,10 +270,11 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(f"{r.what:<{width}}  {r.result:<7}  {r.seconds:>7.1f} s  {r.detail}" for r in rows)
 
 
-def parse(argv: Sequence[str] | None) -> tuple[list[str], Path, int]:
+def parse(argv: Sequence[str] | None) -> tuple[list[str], Run]:
     parser = argparse.ArgumentParser(description="Check everything that needs a GPU.")
     parser.add_argument("--only", default="", metavar="STAGE,…", help=f"of {', '.join(STAGES)}")
     parser.add_argument("--skip", default="", metavar="STAGE,…")
+    parser.add_argument("--checks", default=",".join(CHECKS), metavar="CHECK,…", help="of the sanitizer's")
     parser.add_argument("--out", type=Path, metavar="DIR", help="for the logs (default: a new temporary folder)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at once (default: cores)")
     given = parser.parse_args(argv)
@@ -277,15 +283,15 @@ def parse(argv: Sequence[str] | None) -> tuple[list[str], Path, int]:
         parser.error(f"no such stage: {', '.join(unknown)} (there are {', '.join(STAGES)})")
     out = given.out or Path(tempfile.mkdtemp(prefix="gpu_check_"))
     out.mkdir(parents=True, exist_ok=True)
-    return [name for name in STAGES if (not only or name in only) and name not in skip], out.resolve(), given.jobs
+    path = [str(SHIM), str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
+    stages = [name for name in STAGES if (not only or name in only) and name not in skip]
+    return stages, Run(out.resolve(), given.jobs, environment, given.checks.split(","))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    stages, out, jobs = parse(argv)
-    path = [str(SHIM), str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
-    run = Run(out, jobs, environment)
-    print(f"{sys.version.split()[0]} at {sys.executable}; logs in {out}", flush=True)
+    stages, run = parse(argv)
+    print(f"{sys.version.split()[0]} at {sys.executable}; logs in {run.out}", flush=True)
     rows: list[Row] = []
     for name in stages:
         print(f"{name} …", flush=True)

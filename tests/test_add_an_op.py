@@ -28,14 +28,14 @@ def entry() -> Iterator[Entry]:
     """The entry that docs/add-an-op.md adds; taken out of the table afterwards."""
 
     @fn.elementwise(reference, domain=fn.Domain(excluded=(0.0,)), result="float")
-    def softsign(x):
+    def squash(x):
         """x / (1 + |x|): from −1 to 1, more slowly than tanh."""
         return x / (1 + abs(x))
 
-    assert TABLE["softsign"].op is softsign
-    yield TABLE["softsign"]
-    del TABLE["softsign"]
-    del fn.Tensor.softsign
+    assert TABLE["squash"].op is squash
+    yield TABLE["squash"]
+    del TABLE["squash"]
+    del fn.Tensor.squash
 
 
 @pytest.mark.parametrize("dtype", dtypes.FLOATS, ids=lambda d: d.name)
@@ -57,7 +57,7 @@ def test_integers_give_float32(entry: Entry, dtype: fn.DType) -> None:
 
 def test_is_a_method(entry: Entry) -> None:
     x = fn.tensor([1.0, -3.0])
-    assert x.softsign().tolist() == entry.op(x).tolist() == [0.5, -0.75]
+    assert x.squash().tolist() == entry.op(x).tolist() == [0.5, -0.75]
 
 
 def test_both_derivatives(entry: Entry) -> None:
@@ -86,13 +86,13 @@ def test_works_inside_other_formulas(entry: Entry) -> None:
 
 def test_row_of_the_docs(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    import op_table
+    import reference
 
-    assert op_table.row(entry) == (
-        "| `softsign` | x / (1 + \\|x\\|): from −1 to 1, more slowly than tanh. | elementwise | all | yes |"
+    assert reference.row(entry) == (
+        "| `squash` | x / (1 + \\|x\\|): from −1 to 1, more slowly than tanh. | elementwise | all | yes |"
     )
-    assert op_table.row(entry) in op_table.table()
-    assert op_table.row(entry) in PAGE.read_text(encoding="utf-8")
+    assert reference.row(entry) in reference.op_table()
+    assert reference.row(entry) in PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -107,7 +107,7 @@ def test_property_checks_find_a_wrong_formula() -> None:
     try:
 
         @fn.elementwise(lambda x: x / (1 + np.abs(x)), domain=fn.Domain(special=False))
-        def wrong_softsign(x):
+        def wrong_squash(x):
             """Wrong on purpose."""
             return x / (1 + x * x)
 
@@ -116,14 +116,14 @@ def test_property_checks_find_a_wrong_formula() -> None:
             """The derivative is wrong on purpose."""
             return fn.tanh(x)
 
-        with pytest.raises(AssertionError, match="wrong_softsign in float32"):
+        with pytest.raises(AssertionError, match="wrong_squash in float32"):
             for seed in range(8):
-                check_forward(TABLE["wrong_softsign"], fn.float32, seed)
+                check_forward(TABLE["wrong_squash"], fn.float32, seed)
         with pytest.raises(fn.GradientError, match="differences give"):
             for seed in range(8):
                 check_gradient(TABLE["wrong_slope"], seed)
     finally:
-        for name in ("wrong_softsign", "wrong_slope"):
+        for name in ("wrong_squash", "wrong_slope"):
             if TABLE.pop(name, None):
                 delattr(fn.Tensor, name)
 

@@ -1,20 +1,23 @@
-"""The graph: accumulation, freeing, stale saves, refusals, second derivatives, lifetimes."""
+"""The graph: accumulation, freeing, stale saves, refusals, second derivatives, lifetimes, other threads."""
 
 from __future__ import annotations
 
 import gc
+import threading
 
 import numpy as np
 import pytest
 
 import flame_numba as fn
+from flame_numba.ops.kernel_op import Primitive
 
 
-def leaf(*shape: int) -> fn.Tensor:
-    rng = np.random.default_rng(0)
+def leaf(*shape: int, seed: int = 0) -> fn.Tensor:
+    rng = np.random.default_rng(seed)
     return fn.asarray(rng.normal(size=shape)).requires_grad_()
 
 
+# --- what backward gives ------------------------------------------------------------------------------------------
 def test_backward_returns_what_it_adds_to_grad():
     x = leaf(3)
     first = (x * x).sum().backward()
@@ -22,6 +25,7 @@ def test_backward_returns_what_it_adds_to_grad():
     second = (3 * x).sum().backward()
     assert np.allclose(second[x].numpy(), 3)
     assert np.allclose(x.grad.numpy(), 2 * x.numpy() + 3)
+    assert np.allclose(first[x].numpy(), 2 * x.numpy())  # of its own call, whatever was added since
     assert x in second and len(second) == 1
 
 
@@ -41,6 +45,37 @@ def test_grad_leaves_grad_alone_and_reaches_inner_tensors():
     assert np.allclose(gx.numpy(), 6 * x.numpy())
 
 
+def test_backward_with_inputs_leaves_the_others_alone():
+    x, w = leaf(3), leaf(3, seed=1)
+    y = x * w
+    grads = (y * y).sum().backward(inputs=[x, y])
+    assert w.grad is None
+    assert np.allclose(x.grad.numpy(), 2 * (x * w * w).numpy())
+    assert np.allclose(y.grad.numpy(), 2 * y.numpy())  # not a leaf, but named
+    assert set(map(id, grads)) == {id(x), id(y)}
+    with pytest.raises(fn.GradientError, match="input 0 does not require"):
+        (x * x).sum().backward(inputs=[x.detach()])
+
+
+def test_several_outputs_with_weights_are_summed():
+    x = leaf(3)
+    weights = [fn.asarray(np.array([1.0, 2.0, 3.0])), None]
+    (found,) = fn.grad([x * x, x.sum()], x, weights)
+    assert np.allclose(found.numpy(), 2 * x.numpy() * [1, 2, 3] + 1)
+    with pytest.raises(fn.GradientError, match="1 gradients for 2 outputs"):
+        fn.grad([x * x, x.sum()], x, [None])
+
+
+def test_a_weight_must_fit_its_output():
+    x = leaf(3)
+    with pytest.raises(fn.ShapeError, match=r"gradient \(2,\) must have the output's shape \(3,\)"):
+        (x * x).backward(fn.ones((2,), dtype=fn.float64))
+    with pytest.raises(fn.DTypeError, match="gradient float32"):
+        (x * x).backward(fn.ones((3,)))
+    with pytest.raises(fn.GradientError, match="pass gradient="):
+        (x * x).backward()
+
+
 def test_an_unused_input_is_named_or_none():
     x, z = leaf(2), leaf(2)
     with pytest.raises(fn.GradientError, match="no output depends"):
@@ -48,6 +83,132 @@ def test_an_unused_input_is_named_or_none():
     assert fn.grad(x.sum(), [x, z], allow_unused=True)[1] is None
 
 
+def test_only_the_part_of_the_graph_that_leads_to_the_inputs_is_run():
+    x, z = leaf(3), leaf(3)
+    y = x.sin() + z // 2  # the second term has no derivative, and nobody asks for it
+    (found,) = fn.grad(y.sum(), x)
+    assert np.allclose(found.numpy(), np.cos(x.numpy()))
+
+
+def test_gradients_flow_through_views_indexing_and_broadcasting():
+    x, row = leaf(4, 6), leaf(6)
+
+    def f(x, row):
+        y = x.T[1:5:2].reshape(4, 2) + 0
+        return (y * y).sum() + (x[:, None, ::-1] * row).sum() + x[fn.asarray(np.array([0, 3, 0]))].sum()
+
+    assert fn.gradcheck(f, [x, row], order=2)
+
+
+def test_the_third_derivative_of_a_formula():
+    x = leaf(5)
+    (first,) = fn.grad(x.sin().sum(), x, create_graph=True)
+    (second,) = fn.grad(first.sum(), x, create_graph=True)
+    (third,) = fn.grad(second.sum(), x)
+    assert np.allclose(third.numpy(), -np.cos(x.numpy()))
+
+
+@pytest.mark.parametrize("bad", [lambda x: x.backward(), lambda x: fn.Tensor.ones((2,)).sum().backward()])
+def test_backward_of_what_has_no_gradient(bad):
+    with pytest.raises(fn.GradientError):
+        bad(leaf(2) * 2)
+
+
+# --- the memory of .grad ------------------------------------------------------------------------------------------
+def test_gradients_are_added_in_place_where_nobody_else_looks():
+    x = leaf(50)
+    x.sum().backward()
+    assert x.grad.strides == (0,)  # a broadcast view: there is nothing to add into
+    x.sum().backward()
+    assert np.all(x.grad.numpy() == 2)
+    kept = x.grad
+    (x * x).sum().backward()
+    assert np.all(kept.numpy() == 2)  # somebody holds it: left alone
+    view, storage = x.grad.reshape(5, 10), x.grad.storage
+    (x * x).sum().backward()
+    assert x.grad.storage is not storage and np.allclose(view.numpy().reshape(-1), 2 + 2 * x.numpy())
+    grad = id(x.grad)
+    address = x.grad.storage.block.address
+    (x * x).sum().backward()
+    assert id(x.grad) == grad and x.grad.storage.block.address == address
+    assert np.allclose(x.grad.numpy(), 2 + 6 * x.numpy())
+
+
+def test_two_leaves_never_share_the_memory_of_their_gradients():
+    x, z = leaf(3), leaf(3)
+    weight = fn.ones((3,), dtype=fn.float64)
+    (x + z).backward(weight)
+    assert x.grad.storage is not z.grad.storage and weight.storage not in (x.grad.storage, z.grad.storage)
+
+
+def test_micro_batches_add_up_to_the_same_bits_each_time():
+    def run():
+        x, w = leaf(16, 8), leaf(8, 8, seed=1)
+        for i in range(4):
+            y = (x[4 * i : 4 * i + 4] @ w).tanh()
+            (y * y + y.exp() + y).sum().backward()
+        return w.grad.numpy().tobytes()
+
+    assert run() == run()
+
+
+def test_gradients_of_a_recorded_pass_can_be_differentiated_after_a_second_one():
+    x = leaf(3)
+    (x**3).sum().backward(create_graph=True)
+    (x**2).sum().backward(create_graph=True)
+    (second,) = fn.grad(x.grad.sum(), x)
+    assert np.allclose(second.numpy(), 6 * x.numpy() + 2)
+
+
+# --- ops with several results -------------------------------------------------------------------------------------
+def two_gradient(g, a, b, y):
+    product, total = (0.0 * a if part is None else part for part in g[:2])
+    return product * b + total, product * y[0] / b + total
+
+
+def two(a, b):
+    product, total = a.detach() * b.detach(), a.detach() + b.detach()
+    return product, total, product > 0
+
+
+TWO = Primitive(two, two_gradient, None)
+
+
+@pytest.mark.parametrize("pick", [lambda p, t: p.exp() * t, lambda p, t: p * 2, lambda p, t: t * t])
+def test_an_op_with_several_results(pick):
+    def f(a, b):
+        product, total, positive = TWO(a, b)
+        assert product.requires_grad and not positive.requires_grad
+        return pick(product, total)
+
+    assert fn.gradcheck(f, [leaf(4), leaf(4, seed=1)], order=2)
+    assert fn.gradcheck(lambda a, b: fn.checkpoint(f, a * 1, b), [leaf(4), leaf(4, seed=1)], order=2)
+
+
+def test_each_result_can_be_asked_for_have_hooks_and_outlive_the_others():
+    a, b, seen = leaf(4), leaf(4, seed=1), []
+    product, total, _ = TWO(a, b)
+    found = fn.grad((product * total).sum(), [total, product], retain_graph=True)
+    assert np.allclose(found[0].numpy(), product.numpy()) and np.allclose(found[1].numpy(), total.numpy())
+    product.register_hook(lambda g: seen.append(1))
+    z = (product * total).sum()
+    del product, total
+    (ga,) = fn.grad(z, a)
+    assert seen == [1]
+    assert np.allclose(ga.numpy(), (b * (a + b) + a * b).numpy())
+
+
+def test_an_op_with_several_results_may_save_more_and_may_have_no_derivative():
+    saving = Primitive(lambda a: ((a.detach() * 2, a.detach() * 3), {"six": 6.0}), lambda g, six: g[0] * six, None)
+    x = leaf(3)
+    assert np.all(fn.grad(saving(x)[0].sum(), x)[0].numpy() == 6)
+    none = Primitive(lambda a: (a.detach() * 2, a.detach() * 3), None, None, "a test")
+    for y in none(x):
+        with pytest.raises(fn.GradientError, match="it has no derivative: a test"):
+            y.sum().backward()
+
+
+# --- freed, stale, refused ----------------------------------------------------------------------------------------
 def test_a_second_backward_needs_retain_graph():
     x = leaf(2)
     y = (x * x).sum()
@@ -65,6 +226,16 @@ def test_a_saved_tensor_changed_in_place_is_noticed():
         y.backward()
 
 
+def test_saved_tensors_in_tuples_are_watched_as_well():
+    x, w = leaf(3), fn.Tensor.ones((3,), dtype=fn.float64)
+    op = Primitive(lambda x, pair: x.detach() * pair[1][0], lambda g, pair: g * pair[1][0] * pair[0], None)
+    y = op(x, (2.0, [w])).sum()
+    assert np.all(fn.grad(y, x, retain_graph=True)[0].numpy() == 2)
+    w[0] = 5.0
+    with pytest.raises(fn.GradientError, match="changed in place"):
+        y.backward()
+
+
 def test_an_op_without_a_derivative_says_so_when_asked():
     x = leaf(3)
     y = (x // 2).sum()
@@ -74,32 +245,35 @@ def test_an_op_without_a_derivative_says_so_when_asked():
     assert np.allclose(x.grad.numpy(), 1)
 
 
-def test_no_grad_records_nothing_and_enable_grad_records_inside_it():
-    x = leaf(2)
-    with fn.no_grad():
-        assert (x * 2).node is None
-        with fn.enable_grad():
-            assert (x * 2).node is not None
-    assert (x * 2).requires_grad
+def test_an_error_in_a_rule_changes_no_gradient_and_leaves_the_graph_usable():
+    x, w = leaf(3), fn.Tensor.ones((3,), dtype=fn.float64)
+    fail = [True]
+
+    def rule(ctx, g):
+        if fail[0]:
+            raise ZeroDivisionError("mine")
+        return g
+
+    op = fn.custom_op(lambda ctx, x: x.clone(), rule)
+    y = (op(x * 2) * w).sum() + (x * x).sum()
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        y.backward(retain_graph=True)
+    assert x.grad is None and fn.is_recording()
+    fail[0] = False
+    y.backward()
+    assert np.allclose(x.grad.numpy(), 2 + 2 * x.numpy())
 
 
-def test_gradients_flow_through_views_indexing_and_broadcasting():
-    x, row = leaf(4, 6), leaf(6)
-
-    def f(x, row):
-        y = x.T[1:5:2].reshape(4, 2) + 0
-        return (y * y).sum() + (x[:, None, ::-1] * row).sum() + x[fn.asarray(np.array([0, 3, 0]))].sum()
-
-    assert fn.gradcheck(f, [x, row], order=2)
-
-
-def test_gradcheck_finds_a_wrong_gradient():
-    wrong = fn.fuse(lambda x: x * x)
-    wrong._partials = lambda y, x: (x,)  # half of what it should be
-    with pytest.raises(fn.GradientError, match="differences give"):
-        fn.gradcheck(lambda x: wrong(x).sum(), [leaf(3)])
+def test_detach_in_place_cuts_the_graph_at_a_tensor():
+    x = leaf(3)
+    y = x * 2
+    y.detach_()
+    assert y.is_leaf and not y.requires_grad
+    with pytest.raises(fn.GradientError, match="nothing was recorded"):
+        y.sum().backward()
 
 
+# --- lifetimes ----------------------------------------------------------------------------------------------------
 def test_graphs_are_freed_with_their_outputs_at_once():
     pool = fn.current_pool(fn.default_device())
     x = leaf(1000)
@@ -120,28 +294,51 @@ def test_graphs_are_freed_with_their_outputs_at_once():
         gc.enable()
 
 
-def test_a_long_chain_neither_overflows_nor_leaks():
+@pytest.mark.parametrize("n", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [lambda y, x: y + 1, lambda y, x: y * x], ids=["sum", "product"])
+def test_a_long_chain_neither_overflows_nor_leaks(n, step):
     pool = fn.current_pool(fn.default_device())
-    x = leaf(1)
-    before = pool.stats().live_blocks
+    x = fn.asarray(np.ones(1)).requires_grad_()
+    gc.collect()
+    before, nodes = pool.stats().live_blocks, fn.graph_stats().nodes
     y = x
-    for _ in range(10_000):
-        y = y + 1
-    y.sum().backward()
-    assert x.grad.item() == 1
+    for _ in range(n):
+        y = step(y, x)
+    assert fn.graph_stats().nodes - nodes == n
+    y.sum().backward(retain_graph=True)  # so that the whole graph is taken down at once, by its last reference
+    assert x.grad.item() >= 1
     del y
+    assert fn.graph_stats().nodes == nodes
     assert pool.stats().live_blocks == before + 1  # x.grad
 
 
-def test_the_third_derivative_of_a_formula():
-    x = leaf(5)
-    (first,) = fn.grad(x.sin().sum(), x, create_graph=True)
-    (second,) = fn.grad(first.sum(), x, create_graph=True)
-    (third,) = fn.grad(second.sum(), x)
-    assert np.allclose(third.numpy(), -np.cos(x.numpy()))
+# --- threads ------------------------------------------------------------------------------------------------------
+def in_thread(work):
+    result: list = []
+    thread = threading.Thread(target=lambda: result.append(work()))
+    thread.start()
+    thread.join()
+    assert result, "the thread failed"
+    return result[0]
 
 
-@pytest.mark.parametrize("bad", [lambda x: x.backward(), lambda x: fn.Tensor.ones((2,)).sum().backward()])
-def test_backward_of_what_has_no_gradient(bad):
-    with pytest.raises(fn.GradientError):
-        bad(leaf(2) * 2)
+def test_backward_in_another_thread():
+    x = leaf(8)
+    y = x.exp().sum()
+    in_thread(lambda: y.backward())
+    assert np.allclose(x.grad.numpy(), np.exp(x.numpy()))
+
+
+def test_threads_that_share_a_leaf_lose_no_gradient():
+    x = fn.asarray(np.ones(64)).requires_grad_()
+
+    def work() -> None:
+        for _ in range(25):
+            (x * x).sum().backward()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert np.all(x.grad.numpy() == 200)

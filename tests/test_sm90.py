@@ -37,6 +37,10 @@ from flame_numba.kernels.language import LoadVector, StoreVector
 from flame_numba.kernels.moves import Mover
 from flame_numba.ops import TABLE
 from flame_numba.tensor import Tensor
+from kernels_indexing import BY_HAND as indexing_kernels
+from kernels_norms_losses import BY_HAND as norm_kernels
+from kernels_scans_sorts import scans_and_sorts
+from kernels_user import user_kernels
 
 machine_cuda = pytest.importorskip("flame_numba.kernels.machine_cuda", reason="needs flame-numba[cu13]")
 
@@ -243,13 +247,6 @@ def softmax(dtype: DType) -> None:
             backward(op(floating(dtype, 8, n)))
 
 
-def norms(dtype: DType) -> None:
-    x, w, b = floating(dtype, 8, 4096), floating(dtype, 4096), floating(dtype, 4096)
-    for y in (fn.layer_norm(x), fn.layer_norm(x, w), fn.layer_norm(x, w, b), fn.rms_norm(x), fn.rms_norm(x, w)):
-        backward(y)
-    backward(fn.layer_norm(floating(dtype, 8, 64), floating(dtype, 64), floating(dtype, 64)))
-
-
 def cross_entropy(dtype: DType) -> None:
     for n in (10, 50_000):
         backward(fn.cross_entropy(floating(dtype, 64, n), Tensor.empty((64,), dtype=fn.int64)))
@@ -264,16 +261,29 @@ def mixed_matmul(dtype: DType) -> None:
     fn.matmul(floating(fn.float32, 100, 70), floating(dtype, 70, 30))
 
 
-def indexing(dtype: DType) -> None:
-    backward(fn.take(floating(dtype, 100, 30), Tensor.empty((7,), dtype=fn.int64)))
-    backward(fn.embedding(Tensor.empty((7,), dtype=fn.int32), floating(dtype, 100, 30)))
-    backward(fn.take_along_axis(floating(dtype, 10, 30), Tensor.empty((10, 5), dtype=fn.int64)))
+def convolutions(dtype: DType) -> None:
+    """Every tile of the kernel, in its three products, whole and in parts, over one to three axes."""
+    for rows in (1, 8, 32, 64):
+        backward(fn.conv2d(floating(dtype, 2, 3, 20, 20), floating(dtype, rows, 3, 3, 3), floating(dtype, rows)))
+    backward(fn.conv3d(floating(dtype, 2, 8, 6, 6, 6), floating(dtype, 8, 1, 3, 3, 3), stride=2, groups=8))
+    fn.conv1d(floating(dtype, 1, 1, 33_000), floating(dtype, 128, 1, 1))  # the large tile
+    fn.conv_transpose1d(floating(dtype, 1, 1, 33_000), floating(dtype, 1, 128, 1))
 
 
-def convolution(dtype: DType) -> None:
-    y = fn.conv2d(floating(dtype, 2, 3, 20, 20), floating(dtype, 8, 3, 3, 3), floating(dtype, 8), padding=1)
-    backward(fn.max_pool2d(y, 2))
-    backward(fn.avg_pool2d(floating(dtype, 2, 3, 20, 20), 2))
+def pools(dtype: DType) -> None:
+    x = floating(dtype, 2, 3, 20, 20)
+    for size in ((3, 7), (20, 40)):
+        backward(fn.adaptive_avg_pool2d(x, size))
+        backward(fn.adaptive_max_pool2d(x, size))
+    for y in (fn.max_pool2d(x, 2), fn.avg_pool2d(x, 2), fn.avg_pool2d(x, 3, 2, 1, count_include_pad=False)):
+        backward(y)
+
+
+def upsampling(dtype: DType) -> None:
+    for mode in ("nearest", "bilinear", "bicubic"):
+        backward(fn.upsample(floating(dtype, 2, 3, 20, 20), scale_factor=2, mode=mode))
+    backward(fn.upsample(floating(dtype, 2, 3, 20), size=30, mode="linear"))
+    backward(fn.upsample(floating(dtype, 2, 3, 4, 5, 6), size=9, mode="trilinear"))
 
 
 def random(dtype: DType) -> None:
@@ -324,8 +334,8 @@ def moves(dtype: DType) -> None:
 
 
 BY_HAND = (
-    reductions, arguments, softmax, norms, cross_entropy, matmul, mixed_matmul, indexing, convolution, random, creation,
-    casts, optimizers, integers, moves,
+    reductions, arguments, softmax, cross_entropy, matmul, mixed_matmul, random, creation, casts, optimizers, integers,
+    moves, *indexing_kernels, *norm_kernels, scans_and_sorts, user_kernels, convolutions, pools, upsampling,
 )  # fmt: skip
 
 

@@ -5,9 +5,12 @@ The public names, and nothing else. Importing touches no GPU and does not import
 
 import sys as _sys
 
-from . import amp, nn, optim
+from . import amp, array_api, nn, optim
 from . import gpu as cuda
 from .amp import GradScaler
+from .checkpoint import checkpoint
+from .custom import custom_op
+from .derivatives import hessian, hvp, jacobian, jvp, vjp
 from .devices import Device, Event, Stream, current_device, default_device
 from .dtypes import (
     DType,
@@ -36,21 +39,40 @@ from .errors import (
     GradientError,
     IndexOutOfRange,
     KernelError,
+    NonFinite,
     OutOfMemory,
     PoolError,
     ShapeError,
+    ShareError,
 )
-from .grad import GradientMap, backward, enable_grad, grad, no_grad
-from .gradcheck import gradcheck
+from .grad import (
+    GradientMap,
+    GraphStats,
+    UnusedParameter,
+    backward,
+    detect_anomaly,
+    enable_grad,
+    grad,
+    graph_stats,
+    inference_mode,
+    is_recomputing,
+    is_recording,
+    no_grad,
+    set_grad_enabled,
+    unused_parameters,
+)
+from .gradcheck import GradientComparison, compare_gradients, gradcheck, gradgradcheck, numerical_gradient
 from .ops import PUBLIC as _PUBLIC
 from .ops.activations import *  # noqa: F403
 from .ops.attention import *  # noqa: F403
 from .ops.autocast import autocast
 from .ops.bitwise import *  # noqa: F403
 from .ops.channel_norms import *  # noqa: F403
+from .ops.closeness import *  # noqa: F403
 from .ops.convolution import *  # noqa: F403
 from .ops.creation import *  # noqa: F403
-from .ops.decompositions import *  # noqa: F403
+from .ops.debug import debug_mode
+from .ops.diagonals import *  # noqa: F403
 from .ops.einsum import *  # noqa: F403
 from .ops.elementwise import *  # noqa: F403
 from .ops.formula_op import elementwise, fuse
@@ -61,6 +83,7 @@ from .ops.linalg import *  # noqa: F403
 from .ops.losses import *  # noqa: F403
 from .ops.movement import *  # noqa: F403
 from .ops.normalization import *  # noqa: F403
+from .ops.norms import *  # noqa: F403
 from .ops.pooling import *  # noqa: F403
 from .ops.positions import *  # noqa: F403
 from .ops.random import *  # noqa: F403
@@ -71,11 +94,13 @@ from .ops.scatter import *  # noqa: F403
 from .ops.searching import *  # noqa: F403
 from .ops.sorting import *  # noqa: F403
 from .ops.table import REALS, Domain
+from .ops.trigonometry import *  # noqa: F403
 from .ops.upsampling import *  # noqa: F403
 from .pinned import HostCopy, pinned_empty, pinned_pool
 from .pool import MemoryPool, PoolConfig, current_pool, default_pool, memory_tag
 from .storage import Storage
 from .tensor import Parameter, Tensor
+from .user_kernels import Kernel, Launch, ensure_kernel, launch_kernel
 
 __version__ = "0.1.0"
 
@@ -92,53 +117,81 @@ __all__ = [
     "Event",
     "FlameError",
     "GradScaler",
+    "GradientComparison",
     "GradientError",
     "GradientMap",
+    "GraphStats",
     "HostCopy",
     "IndexOutOfRange",
+    "Kernel",
     "KernelError",
+    "Launch",
     "MemoryPool",
+    "NonFinite",
     "OutOfMemory",
     "Parameter",
     "PoolConfig",
     "PoolError",
     "ShapeError",
+    "ShareError",
     "Storage",
     "Stream",
     "Tensor",
+    "UnusedParameter",
     "amp",
+    "array_api",
     "autocast",
     "backward",
     "bfloat16",
     "bool",
+    "checkpoint",
+    "compare_gradients",
     "cuda",
     "current_device",
     "current_pool",
+    "custom_op",
+    "debug_mode",
     "default_device",
     "default_pool",
+    "detect_anomaly",
     "elementwise",
     "enable_grad",
+    "ensure_kernel",
     "float16",
     "float32",
     "float64",
     "fuse",
     "grad",
     "gradcheck",
+    "gradgradcheck",
+    "graph_stats",
+    "hessian",
+    "hvp",
+    "inference_mode",
     "int8",
     "int16",
     "int32",
     "int64",
+    "is_recomputing",
+    "is_recording",
+    "jacobian",
+    "jvp",
+    "launch_kernel",
     "memory_tag",
     "nn",
     "no_grad",
+    "numerical_gradient",
     "optim",
     "pinned_empty",
     "pinned_pool",
     "promote",
+    "set_grad_enabled",
     "uint8",
     "uint16",
     "uint32",
     "uint64",
+    "unused_parameters",
+    "vjp",
 ]
 __all__ += _PUBLIC  # a new op is public by standing in its module's __all__
 

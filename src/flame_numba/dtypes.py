@@ -82,7 +82,7 @@ default_float = float32
 default_int = int64
 
 _BY_NUMPY = {d.numpy: d for d in ALL}
-_BY_NAME = {d.name: d for d in ALL}
+BY_NAME = {d.name: d for d in ALL}
 
 
 def as_dtype(value: Any) -> DType:
@@ -94,8 +94,8 @@ def as_dtype(value: Any) -> DType:
         return value
     if value is float:
         return default_float
-    if isinstance(value, str) and value in _BY_NAME:
-        return _BY_NAME[value]
+    if isinstance(value, str) and value in BY_NAME:
+        return BY_NAME[value]
     try:
         return _BY_NUMPY[np.dtype(value)]
     except (TypeError, KeyError):

@@ -41,6 +41,14 @@ class GradientError(FlameError, RuntimeError):
     """No gradient: the op has none, the graph was freed, or a saved tensor was changed."""
 
 
+class ShareError(FlameError, BufferError, ValueError):
+    """Memory cannot be shared with another library as asked, or may not be written to."""
+
+
+class NonFinite(FlameError, FloatingPointError):
+    """An op made a NaN (or an infinity, if asked for), and somebody was watching: see `detect_anomaly`."""
+
+
 class KernelError(FlameError, RuntimeError):
     """A kernel could not be compiled, loaded or launched."""
 

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from .errors import DTypeError, GradientError
+from .errors import DTypeError, GradientError, ShapeError
 from .grad import grad
 from .ops.creation import asarray
 from .tensor import Tensor
 
+Array = npt.NDArray[np.float64]
+_NOISE = 1e3  # below so many times the error of differences, a gradient's direction says nothing
+
+
+class GradientComparison(NamedTuple):
+    """A gradient beside the one from differences. input: which operand. cosine: of the angle between them, 1 if both
+    are 0. size: ratio of their lengths. error: the largest difference of an element, which is `at`."""
+
+    input: int
+    cosine: float
+    size: float
+    error: float
+    at: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"input {self.input}: cosine {self.cosine:.6f}, size × {self.size:.6g}, "
+            f"largest error {self.error:.3g} at {self.at}"
+        )
+
 
 def gradcheck(
-    function: Callable[..., Tensor],
-    inputs: Tensor | Sequence[Tensor],
+    function: Callable[..., Any],
+    inputs: Tensor | Sequence[Any],
     *,
     eps: float = 1e-6,
     rtol: float = 1e-5,
@@ -25,66 +46,164 @@ def gradcheck(
 ) -> bool:
     """True if the gradients of `function` at float64 `inputs` equal central differences of step eps.
 
-    The output is projected on a random direction, so one backward pass checks all of it. order=2 checks the
-    gradient's own gradient as well. Raises GradientError, naming input, element and both values, on a difference
-    beyond atol + rtol·|value|; DTypeError if no input is a float64 tensor that requires a gradient.
+    The function returns a tensor or a tuple of them; they are projected on random directions, so one backward pass
+    checks all. order=2 checks the gradient's own gradient as well. Raises GradientError, naming input, element, both
+    values, direction (cosine) and size, on a difference beyond atol + rtol·|value|; DTypeError if no input is a float64
+    tensor that requires a gradient.
     """
-    given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    checked = [i for i, x in enumerate(given) if isinstance(x, Tensor) and x.requires_grad]
-    if not checked or any(given[i].dtype.name != "float64" for i in checked):
-        raise DTypeError("gradcheck: needs float64 inputs with requires_grad_(); f32 is too coarse for differences")
+    given, checked = _inputs(inputs, "gradcheck")
     rng = np.random.default_rng(seed)
     _check(function, given, checked, rng, eps, rtol, atol)
     if order > 1:
-        directions = [asarray(rng.standard_normal(given[i].shape), device=given[i].device) for i in checked]
-
-        def slope(*xs: Any) -> Tensor:
-            y = function(*xs)
-            weight = asarray(np.random.default_rng(seed + 1).standard_normal(y.shape), device=y.device)
-            parts = grad((y * weight).sum(), [xs[i] for i in checked], create_graph=True, allow_unused=True)
-            total = None
-            for part, direction in zip(parts, directions, strict=True):
-                if part is not None:
-                    term = (part * direction).sum()
-                    total = term if total is None else total + term
-            assert total is not None
-            return total
-
+        slope = _slope(function, given, checked, rng, seed)
         _check(slope, given, checked, rng, eps, rtol, atol, allow_constant=True)
     return True
 
 
-def _check(
-    function: Callable[..., Tensor], given: tuple[Any, ...], checked: list[int], rng: np.random.Generator,
-    eps: float, rtol: float, atol: float, allow_constant: bool = False,
-) -> None:  # fmt: skip
+def gradgradcheck(function: Callable[..., Any], inputs: Tensor | Sequence[Any], **settings: Any) -> bool:
+    """`gradcheck` of the gradient alone: True if second derivatives equal differences of first ones."""
+    given, checked = _inputs(inputs, "gradgradcheck")
+    seed = settings.pop("seed", 0)
+    rng = np.random.default_rng(seed)
+    tolerances = {"eps": 1e-6, "rtol": 1e-5, "atol": 1e-7, **settings}
+    _check(_slope(function, given, checked, rng, seed), given, checked, rng, **tolerances, allow_constant=True)
+    return True
+
+
+def compare_gradients(
+    function: Callable[..., Any], inputs: Tensor | Sequence[Any], *, eps: float = 1e-6, seed: int = 0
+) -> list[GradientComparison]:
+    """How far the gradients of `function` are from central differences, input by input, without judging it."""
+    given, checked = _inputs(inputs, "compare_gradients")
+    found, numeric = _both(function, given, checked, np.random.default_rng(seed), eps)
+    return [_compare(i, f, n) for i, f, n in zip(checked, found, numeric, strict=True)]
+
+
+def numerical_gradient(
+    function: Callable[..., Any], inputs: Tensor | Sequence[Any], gradients: Any = None, *, eps: float = 1e-6
+) -> tuple[Array, ...]:
+    """Central differences of step eps of the sum of the results, for each float64 input that requires a gradient.
+
+    gradients: what to weight the results with, one tensor or array for each. Needs two calls for each element.
+    """
+    given, checked = _inputs(inputs, "numerical_gradient")
+    results = _results(function(*given))
+    weights = [gradients] if isinstance(gradients, Tensor | np.ndarray) else gradients
+    if weights is None:
+        weights = [np.ones(y.shape) for y in results]
+    hosts = [w.numpy() if isinstance(w, Tensor) else np.asarray(w) for w in weights]
+    if [w.shape for w in hosts] != [y.shape for y in results]:
+        raise ShapeError(
+            f"numerical_gradient: gradients have shapes {[w.shape for w in hosts]}, the results "
+            f"{[y.shape for y in results]}"
+        )
+    return tuple(_differences(function, given, checked, hosts, eps))
+
+
+def _inputs(inputs: Any, op: str) -> tuple[tuple[Any, ...], list[int]]:
+    given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    checked = [i for i, x in enumerate(given) if isinstance(x, Tensor) and x.requires_grad]
+    if not checked or any(given[i].dtype.name != "float64" for i in checked):
+        raise DTypeError(f"{op}: needs float64 inputs with requires_grad_(); f32 is too coarse for differences")
+    return given, checked
+
+
+def _results(y: Any) -> list[Tensor]:
+    """The floating tensors among what a function returned."""
+    return [x for x in (y if isinstance(y, tuple | list) else (y,)) if isinstance(x, Tensor) and x.dtype.is_floating]
+
+
+def _slope(
+    function: Callable[..., Any], given: Sequence[Any], checked: list[int], rng: np.random.Generator, seed: int
+) -> Callable[..., Tensor]:
+    """The derivative of `function`, projected on random directions, in a random direction."""
+    directions = [asarray(rng.standard_normal(given[i].shape), device=given[i].device) for i in checked]
+
+    def slope(*xs: Any) -> Tensor:
+        weights = np.random.default_rng(seed + 1)
+        # every result takes its numbers, whether it requires a gradient or not: the same ones for the same result
+        scaled = [(y, weights.standard_normal(y.shape)) for y in _results(function(*xs))]
+        recorded = [(y, asarray(w, device=y.device, dtype=y.dtype)) for y, w in scaled if y.requires_grad]
+        parts = grad([y for y, _ in recorded], [xs[i] for i in checked], [w for _, w in recorded],
+                     create_graph=True, allow_unused=True)  # fmt: skip
+        terms = [(part * d).sum() for part, d in zip(parts, directions, strict=True) if part is not None]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+
+    return slope
+
+
+def _both(
+    function: Callable[..., Any], given: tuple[Any, ...], checked: list[int], rng: np.random.Generator, eps: float,
+    allow_constant: bool = False,
+) -> tuple[list[Array], list[Array]]:  # fmt: skip
+    """Gradients of the checked inputs, and what differences give for them, in random directions of the results."""
     leaves = [x.detach().clone().requires_grad_() if i in checked else x for i, x in enumerate(given)]
-    y = function(*leaves)
-    direction = rng.standard_normal(y.shape)
-    if not y.requires_grad:
-        if allow_constant:
-            found: tuple[Tensor | None, ...] = (None,) * len(checked)
-        else:
-            raise GradientError("gradcheck: the function's result does not require a gradient: an op was not recorded")
-    else:
-        weight = asarray(direction, device=y.device)
-        found = grad((y * weight).sum(), [leaves[i] for i in checked], allow_unused=True)
-    hosts = [x.numpy().astype(np.float64) if i in checked else x for i, x in enumerate(given)]
+    results = _results(function(*leaves))
+    weights: list[Array] = [rng.standard_normal(y.shape) for y in results]
+    recorded = [(y, asarray(w, device=y.device, dtype=y.dtype)) for y, w in zip(results, weights) if y.requires_grad]
+    if not recorded and not allow_constant:
+        raise GradientError("gradcheck: the function's result does not require a gradient: an op was not recorded")
+    found: Sequence[Tensor | None] = [None] * len(checked)
+    if recorded:
+        outputs, seeds = [y for y, _ in recorded], [w for _, w in recorded]
+        found = grad(outputs, [leaves[i] for i in checked], seeds, allow_unused=True)
+    exact = [np.zeros(given[i].shape) if g is None else g.numpy() for i, g in zip(checked, found, strict=True)]
+    return exact, _differences(function, tuple(leaves), checked, weights, eps)
+
+
+def _differences(
+    function: Callable[..., Any], given: tuple[Any, ...], checked: list[int], weights: Sequence[Array], eps: float
+) -> list[Array]:
+    hosts = {i: given[i].numpy().astype(np.float64) for i in checked}
 
     def value(i: int, at: tuple[int, ...], step: float) -> float:
         moved = hosts[i].copy()
         moved[at] += step
-        args = [asarray(moved if j == i else hosts[j], device=leaves[j].device) if j in checked else leaves[j]
-                for j in range(len(given))]  # fmt: skip
-        # slopes of second order need leaves that record
-        args = [a.requires_grad_() if j in checked else a for j, a in enumerate(args)]
-        return float((function(*args).numpy() * direction).sum())
+        args = list(given)
+        for j in checked:  # slopes of second order need leaves that record
+            args[j] = asarray(moved if j == i else hosts[j], device=given[j].device).requires_grad_()
+        results = _results(function(*args))
+        return float(sum((y.numpy().astype(np.float64) * w).sum() for y, w in zip(results, weights, strict=True)))
 
-    for i, part in zip(checked, found, strict=True):
-        exact = np.zeros(hosts[i].shape) if part is None else part.numpy()
+    result = []
+    for i in checked:
+        numeric = np.zeros(hosts[i].shape)
         for at in np.ndindex(hosts[i].shape):
-            numeric = (value(i, at, eps) - value(i, at, -eps)) / (2 * eps)
-            if not abs(exact[at] - numeric) <= atol + rtol * max(abs(numeric), abs(float(exact[at]))):
-                raise GradientError(
-                    f"gradcheck: input {i} at {at}: the gradient is {exact[at]:.9g}, differences give {numeric:.9g}"
-                )
+            numeric[at] = (value(i, at, eps) - value(i, at, -eps)) / (2 * eps)
+        result.append(numeric)
+    return result
+
+
+def _compare(i: int, found: Array, numeric: Array) -> GradientComparison:
+    long, short = float(np.linalg.norm(found)), float(np.linalg.norm(numeric))
+    cosine = float(np.sum(found * numeric)) / (long * short) if long and short else float(long == short)
+    size = long / short if short else float(np.inf if long else 1)
+    error = np.abs(found - numeric)
+    at = tuple(int(k) for k in np.unravel_index(np.argmax(error), error.shape)) if error.size else ()
+    return GradientComparison(i, cosine, size, float(np.max(error, initial=0.0)), at)
+
+
+def _check(
+    function: Callable[..., Any], given: tuple[Any, ...], checked: list[int], rng: np.random.Generator,
+    eps: float, rtol: float, atol: float, allow_constant: bool = False,
+) -> None:  # fmt: skip
+    found, numeric = _both(function, given, checked, rng, eps, allow_constant)
+    for i, exact, differences in zip(checked, found, numeric, strict=True):
+        limit = atol + rtol * np.maximum(np.abs(exact), np.abs(differences))
+        wrong = ~(np.abs(exact - differences) <= limit)  # also where one is a NaN
+        compared = _compare(i, exact, differences)
+        if wrong.any():
+            at = tuple(int(k) for k in np.argwhere(wrong)[0])
+            raise GradientError(
+                f"gradcheck: input {i} at {at}: the gradient is {exact[at]:.9g}, differences give "
+                f"{differences[at]:.9g}; cosine {compared.cosine:.6f}, size × {compared.size:.6g}"
+            )
+        # small gradients may be wrong within atol: their direction is not, unless differences are all noise
+        length = float(np.linalg.norm(differences))
+        if compared.cosine < 0.99 and length > _NOISE * np.finfo(np.float64).eps / eps * max(
+            1.0, differences.size**0.5
+        ):
+            raise GradientError(f"gradcheck: {compared}: the gradient points elsewhere than the differences")

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from .devices import Device
+from .devices.contexts import Contexts
 from .dtypes import DType
+from .errors import PoolError, ShareError
 from .pool import current_pool
+
+INFERENCE = Contexts()  # how many `inference_mode` blocks are open anywhere: asked at every allocation
+inference_here: ContextVar[bool] = ContextVar("flame_numba_inference", default=False)
+FIRST_INFERENCE_VERSION = -(1 << 62)  # versions below 0: made in inference mode, never to be saved for a gradient
 
 
 class Storage:
@@ -17,25 +28,84 @@ class Storage:
     """
 
     __slots__ = ("__weakref__", "block", "device", "dtype", "numel", "version")
+    read_only = False
 
     def __init__(self, device: Device, dtype: DType, numel: int) -> None:
         self.block: Any = current_pool(device).allocate(numel * dtype.itemsize)
         self.device = device
         self.dtype = dtype
         self.numel = numel
+        self.version = FIRST_INFERENCE_VERSION if INFERENCE.open and inference_here.get() else 0
+
+    @classmethod
+    def over(cls, block: Any, device: Device, dtype: DType, numel: int) -> Storage:
+        """Elements in a block that is there already: memory of another library."""
+        self = cls.__new__(cls)
+        self.block, self.device, self.dtype, self.numel = block, device, dtype, numel
         self.version = 0
+        return self
 
     @property
     def nbytes(self) -> int:
         """Bytes asked of the pool."""
         return self.numel * self.dtype.itemsize
 
-    def __del__(self) -> None:
+    def window(self) -> npt.NDArray[Any]:
+        """The elements themselves as a NumPy array. The block is pinned as long as a view of the array lives.
+
+        Raises ShareError unless they are in host memory.
+        """
+        if self.device.kind != "cpu":
+            raise ShareError(f"numpy: memory of {self.device} cannot be shown to NumPy without a copy")
+        if not self.numel:
+            return np.empty(0, self.dtype.numpy)
+        return np.asarray(_Window(self)).view(self.dtype.numpy)
+
+    def __del__(self, _error: type[Exception] = PoolError) -> None:  # at exit, names of modules are gone
         try:
             block = self.block
         except AttributeError:
             return  # the pool had no memory for it
-        block.pool.free(block)
+        try:
+            block.pool.free(block)
+        except _error:
+            if not sys.is_finalizing():  # then another library may still hold pinned memory
+                raise
 
     def __repr__(self) -> str:
         return f"Storage({self.numel} × {self.dtype.name} on {self.device}, {self.nbytes} bytes)"
+
+
+class ReadOnlyStorage(Storage):
+    """Memory of a library that does not want it changed. Who writes counts it first, and that raises ShareError."""
+
+    __slots__ = ()
+    read_only = True
+
+    @property
+    def version(self) -> int:
+        """Always 0."""
+        return 0
+
+    @version.setter
+    def version(self, value: int) -> None:
+        if value:
+            raise ShareError("the memory belongs to another library, which lends it for reading only; clone() it first")
+
+
+class _Window:
+    """A storage shown to NumPy as bytes. Arrays hold it, so it ends with the last of them."""
+
+    __slots__ = ("__array_interface__", "storage")
+
+    def __init__(self, storage: Storage) -> None:
+        start = storage.block.pin()
+        self.storage = storage
+        self.__array_interface__ = {
+            "version": 3, "typestr": "|u1", "shape": (storage.nbytes,), "data": (start, storage.read_only),
+        }  # fmt: skip
+
+    def __del__(self) -> None:
+        storage = getattr(self, "storage", None)
+        if storage is not None and not sys.is_finalizing():
+            storage.block.unpin()

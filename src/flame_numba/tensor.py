@@ -11,10 +11,15 @@ import numpy.typing as npt
 
 from .devices import Device, Stream, current_device, current_stream
 from .dtypes import DType, as_dtype, default_float
-from .errors import DTypeError, GradientError, IndexOutOfRange, ShapeError
+from .errors import DTypeError, GradientError, IndexOutOfRange, ShapeError, ShareError
 from .pinned import HostCopy, hold, pinned_empty
 from .shapes import Shape, as_shape, expand_strides, is_contiguous, layout, numel
 from .storage import Storage
+
+
+class _NotASequence(ShapeError, TypeError):
+    """What Python, and who asks whether it can iterate, expects of an object without a length."""
+
 
 FAULTS: list[str] = ["no fault"]  # code → what a kernel found wrong
 
@@ -32,6 +37,7 @@ class Tensor:
         "_contiguous",
         "dtype",
         "grad",
+        "hooks",
         "node",
         "offset",
         "requires_grad",
@@ -51,6 +57,7 @@ class Tensor:
         self.requires_grad = False
         self.grad: Tensor | None = None
         self.node: Any = None  # the op that made it, if recorded
+        self.hooks: Any = None  # functions that see a leaf's gradient
         self._contiguous: bool | None = None
 
     # --- what it is ---------------------------------------------------------------------------------------------
@@ -85,6 +92,11 @@ class Tensor:
     def is_leaf(self) -> bool:
         """Whether no recorded op made it: its gradient is kept in `.grad`."""
         return self.node is None
+
+    @property
+    def is_inference(self) -> bool:
+        """Whether its elements were made in `inference_mode`, and so cannot be saved for a backward pass."""
+        return self.storage.version < 0
 
     @property
     def address(self) -> int:
@@ -139,26 +151,38 @@ class Tensor:
                 hold(result.device.current_stream(), host)
         return result
 
-    def numpy(self) -> npt.NDArray[Any]:
+    def numpy(self, copy: bool = True) -> npt.NDArray[Any]:
         """A copy on the host, bfloat16 as `ml_dtypes.bfloat16`. Waits for the current stream.
 
-        Raises IndexOutOfRange if a kernel before it met an index out of range. No gradient flows through it.
+        copy=False: the memory itself, which stays where it is as long as the array lives. Raises ShareError unless
+        that is the CPU device's and no gradient is required. Raises IndexOutOfRange if a kernel before it met an index
+        out of range. No gradient flows through it.
         """
+        if not copy:
+            return self._shared()
         if self.numel == 0:
             self._raise_fault()
             return np.empty(self.shape, self.dtype.numpy)
         # one transfer of the span that the view covers, then the same strides on the host
-        low = self.offset + sum(min(0, (n - 1) * s) for n, s in zip(self.shape, self.strides, strict=True))
-        high = self.offset + sum(max(0, (n - 1) * s) for n, s in zip(self.shape, self.strides, strict=True))
-        span = np.empty(high - low + 1, self.dtype.numpy)
+        low, high = span(self.shape, self.strides)
+        host = np.empty(high - low + 1, self.dtype.numpy)
         backend = self.device.backend
         with backend.lock:
-            start = self.storage.block.address + low * self.dtype.itemsize
-            backend.download(span.ctypes.data, start, span.nbytes, current_stream(backend))
+            start = self.storage.block.address + (self.offset + low) * self.dtype.itemsize
+            backend.download(host.ctypes.data, start, host.nbytes, current_stream(backend))
         self._raise_fault()
         strides = tuple(s * self.dtype.itemsize for s in self.strides)
-        view = np.lib.stride_tricks.as_strided(span[self.offset - low :], self.shape, strides)
+        view = np.lib.stride_tricks.as_strided(host[-low:], self.shape, strides)
         return view if self.is_contiguous else view.copy()
+
+    def _shared(self) -> npt.NDArray[Any]:
+        if self.requires_grad:
+            raise ShareError("numpy: the tensor requires a gradient, so NumPy must not change it: detach() it first")
+        elements = self.storage.window()
+        self._raise_fault()
+        strides = tuple(s * self.dtype.itemsize for s in self.strides)
+        start, writeable = elements[self.offset :], elements.flags.writeable
+        return np.lib.stride_tricks.as_strided(start, self.shape, strides, writeable=writeable)
 
     def numpy_async(self, out: npt.NDArray[Any] | None = None) -> HostCopy:
         """Queue a copy to the host on the current stream, into `out` or a new page-locked array; `wait()` gives it.
@@ -209,6 +233,9 @@ class Tensor:
     def __float__(self) -> float:
         return float(self.item())
 
+    def __complex__(self) -> complex:
+        return complex(self.item())
+
     def __int__(self) -> int:
         return int(self.item())
 
@@ -219,17 +246,17 @@ class Tensor:
 
     def __len__(self) -> int:
         if not self.shape:
-            raise ShapeError("len: a 0-d tensor has no length")
+            raise _NotASequence("len: a 0-d tensor has no length")
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        if copy is False:
-            raise ValueError("a tensor cannot be shown to NumPy without a copy; use numpy()")
-        host = self.numpy()
-        return host if dtype is None else host.astype(dtype)
+        if copy is False and dtype is not None and np.dtype(dtype) != self.dtype.numpy:
+            raise ShareError(f"__array__: {self.dtype.name} cannot be shown as {np.dtype(dtype)} without a copy")
+        host = self.numpy(copy=copy is not False)
+        return host if dtype is None else host.astype(dtype, copy=False)
 
     def __repr__(self) -> str:
         host = self.numpy()
@@ -296,6 +323,12 @@ def new(device: Device, dtype: DType, shape: Shape) -> Tensor:
     """An uninitialised contiguous tensor."""
     strides, count = layout(shape)
     return dense(device, dtype, shape, strides, count)
+
+
+def span(shape: Shape, strides: Shape) -> tuple[int, int]:
+    """Places of the lowest and the highest element, counted from the first one. No axis is empty."""
+    reaches = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
+    return sum(min(0, r) for r in reaches), sum(max(0, r) for r in reaches)
 
 
 def dense(device: Device, dtype: DType, shape: Shape, strides: Shape, count: int) -> Tensor:

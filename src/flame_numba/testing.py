@@ -20,13 +20,13 @@ from . import dtypes
 from .dtypes import DType
 from .gradcheck import gradcheck
 from .ops.creation import asarray
-from .ops.movement import flip, permute, strided_slice
+from .ops.movement import broadcast_to, flip, permute, strided_slice
 from .ops.table import Booleans, Domain, Entry, Floats, Integers
 from .tensor import Tensor
 
 Array = npt.NDArray[Any]
 
-LAYOUTS = ("contiguous", "permuted", "offset", "strided", "reversed", "broadcast")
+LAYOUTS = ("contiguous", "permuted", "offset", "strided", "reversed", "broadcast", "overlapping")
 SHAPES: tuple[tuple[int, ...], ...] = (
     (), (1,), (7,), (0,), (3, 5), (13, 11), (2, 1, 3), (4, 0), (2, 3, 5), (1, 1), (2, 3, 2, 2), (257,),
 )  # fmt: skip
@@ -49,6 +49,20 @@ def with_layout(array: Array, layout: str) -> Tensor:
     if layout == "reversed" and x.ndim:
         return flip(asarray(np.ascontiguousarray(np.flip(array))))
     return x
+
+
+def laid_out(array: Array, layout: str) -> tuple[Array, Tensor]:
+    """A tensor in this layout, and the array that it equals: `array`, but for elements that share memory."""
+    if layout == "broadcast" and array.ndim and array.size:
+        row = np.ascontiguousarray(array[:1])
+        return np.broadcast_to(row, array.shape), broadcast_to(asarray(row), array.shape)
+    if layout == "overlapping" and array.ndim and array.size:
+        # neighbours along each axis are neighbours in memory: x[i, j] is x[i + 1, j - 1]
+        base = np.ascontiguousarray(array.reshape(-1)[: sum(array.shape) - array.ndim + 1])
+        strides = (1,) * array.ndim
+        view = np.lib.stride_tricks.as_strided(base, array.shape, (base.itemsize,) * array.ndim)
+        return view, asarray(base).alias(array.shape, strides, 0)
+    return array, with_layout(array, layout)
 
 
 def _specials(dtype: DType) -> list[float]:
@@ -132,8 +146,9 @@ def check_forward(entry: Entry, dtype: DType, seed: int) -> None:
 
 def _check_elementwise(entry: Entry, dtype: DType, rng: np.random.Generator) -> None:
     arrays = _draw_elementwise(entry, dtype, rng, special=True)
-    operands = [with_layout(a, str(rng.choice(LAYOUTS))) for a in arrays]
-    y = entry.op(*operands)
+    pairs = [laid_out(a, str(rng.choice(LAYOUTS))) for a in arrays]
+    arrays = [array for array, _ in pairs]
+    y = entry.op(*[operand for _, operand in pairs])
     with np.errstate(all="ignore"):
         # integers that become floats (√2) are computed in f64, others (wrapping sums, comparisons) in themselves
         given = [a.astype(np.float64) if y.dtype.is_floating else _wide(a) for a in arrays]
@@ -195,7 +210,8 @@ def _case_arrays(operands: Sequence[Any], dtype: DType, domain: Domain, rng: np.
 
 def _check_case(entry: Entry, operands: Sequence[Any], keywords: dict[str, Any], dtype: DType, rng: Any) -> None:
     arrays = _case_arrays(operands, dtype, entry.domain[0], rng)
-    tensors = [with_layout(a, str(rng.choice(LAYOUTS))) if isinstance(a, np.ndarray) else a for a in arrays]
+    pairs = [laid_out(a, str(rng.choice(LAYOUTS))) if isinstance(a, np.ndarray) else (a, a) for a in arrays]
+    arrays, tensors = [array for array, _ in pairs], [tensor for _, tensor in pairs]
     found = (entry.example or entry.op)(*tensors, **keywords)
     wide = [_wide(a) if isinstance(a, np.ndarray) else a for a in arrays]
     with np.errstate(all="ignore"):
@@ -224,6 +240,33 @@ def _compare_case(entry: Entry, name: str, y: Tensor, expected: Array) -> None:
     tolerance = (max(entry.ulps, 1) * y.dtype.accumulator.eps + narrow) * size
     worst = float(np.max(np.abs(values[finite] - wide[finite]), initial=0.0))
     assert worst <= tolerance, f"{name}: off by {worst}, allowed {tolerance}"
+
+
+def check_repeats(entry: Entry, dtype: DType, seed: int) -> None:
+    """Run the op and its gradient twice. Raises AssertionError unless all results have the same bits."""
+    rng = np.random.default_rng(seed)
+    if entry.kind == "elementwise":
+        calls: list[tuple[list[Any], dict[str, Any]]] = [(list(_draw_elementwise(entry, dtype, rng, False)), {})]
+    else:
+        calls = [(_case_arrays(c.operands, dtype, entry.domain[0], rng), c.keywords) for c in entry.cases]
+    for arrays, keywords in calls:
+        first, second = (_bits(entry, arrays, keywords) for _ in range(2))
+        assert first == second, f"{entry.name} {keywords} in {dtype.name}: two runs differ"
+
+
+def _bits(entry: Entry, arrays: Sequence[Any], keywords: dict[str, Any]) -> list[bytes]:
+    operands = [asarray(a) if isinstance(a, np.ndarray) else a for a in arrays]
+    leaves = [x for x in operands if isinstance(x, Tensor) and x.dtype.is_floating]
+    if not entry.non_differentiable:
+        for x in leaves:
+            x.requires_grad_()
+    results = (entry.example or entry.op)(*operands, **keywords)
+    results = results if isinstance(results, tuple) else (results,)
+    bits = [y.numpy().tobytes() for y in results]
+    for y in results:
+        if y.requires_grad and y.node is not None:
+            y.backward(y.detach().ones_like(), retain_graph=True)
+    return bits + [x.grad.numpy().tobytes() for x in leaves if x.grad is not None]
 
 
 def check_gradient(entry: Entry, seed: int, order: int = 1) -> None:

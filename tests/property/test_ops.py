@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flame_numba import float32
 from flame_numba.ops import TABLE
-from flame_numba.testing import check_forward, check_gradient
+from flame_numba.testing import check_forward, check_gradient, check_repeats
 
 SEEDS = st.integers(0, 2**32 - 1)
 FORWARD = [pytest.param(e, d, id=f"{e.name}-{d.name}") for e in TABLE.values() for d in e.dtypes]
@@ -41,6 +42,11 @@ def test_gradient_equals_differences(entry, seed):
 @given(seed=SEEDS)
 def test_second_gradient_equals_differences(entry, seed):
     check_gradient(entry, seed, order=2)
+
+
+@pytest.mark.parametrize("entry", [e for e in TABLE.values() if float32 in e.dtypes], ids=lambda e: e.name)
+def test_two_runs_have_the_same_bits(entry):
+    check_repeats(entry, float32, seed=0)
 
 
 @pytest.mark.parametrize("entry", TABLE.values(), ids=lambda e: e.name)

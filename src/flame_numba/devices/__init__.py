@@ -1,7 +1,7 @@
 """Machines that hold memory and run kernels. The only code that touches a driver."""
 
-from .base import Backend, DeviceOutOfMemory, Executable, LaunchConfig, MemoryInfo
-from .device import Device, cuda_device_count, current_device, default_device, explain_missing_cuda
+from .base import Backend, DeviceOutOfMemory, Executable, LaunchConfig, LaunchLimits, MemoryInfo
+from .device import Device, cuda_device_count, cuda_device_of, current_device, default_device, explain_missing_cuda
 from .streams import Event, Stream, current_stream
 
 __all__ = [
@@ -11,9 +11,11 @@ __all__ = [
     "Event",
     "Executable",
     "LaunchConfig",
+    "LaunchLimits",
     "MemoryInfo",
     "Stream",
     "cuda_device_count",
+    "cuda_device_of",
     "current_device",
     "current_stream",
     "default_device",

@@ -17,12 +17,24 @@ class MemoryInfo(NamedTuple):
 
 
 class LaunchConfig(NamedTuple):
-    """How a kernel is spread out: blocks in the grid (x, y), threads in a block, bytes of dynamic shared memory."""
+    """How a kernel is spread out: blocks in the grid, threads in a block, bytes of dynamic shared memory."""
 
     blocks: int
     blocks_y: int = 1
     threads: int = 1
     shared_nbytes: int = 0
+    blocks_z: int = 1
+    threads_y: int = 1
+    threads_z: int = 1
+
+
+class LaunchLimits(NamedTuple):
+    """The largest launch. The defaults hold on every NVIDIA GPU; the CPU takes no more, so that programs carry over."""
+
+    threads: int = 1024
+    block: tuple[int, int, int] = (1024, 1024, 64)
+    grid: tuple[int, int, int] = (2**31 - 1, 65535, 65535)
+    shared_nbytes: int = 48 << 10
 
 
 class Executable(Protocol):
@@ -54,6 +66,10 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """As the vendor calls it."""
+
+    @property
+    def limits(self) -> LaunchLimits:
+        """The largest launch."""
 
     @property
     def architecture(self) -> str:

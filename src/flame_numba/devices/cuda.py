@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import struct
 import threading
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from cuda.bindings import driver
 
 from ..errors import DeviceError, KernelError
-from .base import Address, DeviceOutOfMemory, Event, LaunchConfig, MemoryInfo, Stream
+from .base import Address, DeviceOutOfMemory, Event, LaunchConfig, LaunchLimits, MemoryInfo, Stream
 from .cuda_calls import SUCCESS, check, count_devices, describe
 from .cuda_virtual import CudaVirtualMemory
 from .streams import current_stream
@@ -70,10 +71,19 @@ class CudaExecutable:
     def _queue(self, config: LaunchConfig, stream: Stream) -> Any:
         return driver.cuLaunchKernel(
             self._function,
-            config[0], config[1], 1,
-            config[2], 1, 1,
+            config[0], config[1], config[4],
+            config[2], config[5], config[6],
             config[3], stream, self._slots_address, 0,
         )[0]  # fmt: skip
+
+    def allow_shared(self, nbytes: int) -> None:
+        """Let launches ask for so much dynamic shared memory: beyond 48 KiB the driver wants to be told."""
+        self._backend.activate()
+        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        try:
+            check(driver.cuFuncSetAttribute(self._function, attribute, nbytes), f"{nbytes} bytes of shared memory")
+        except (DeviceError, DeviceOutOfMemory) as error:
+            raise KernelError(f"{self.name}: {error}") from None
 
     def _finish(self) -> None:
         try:
@@ -120,6 +130,16 @@ class CudaBackend(CudaVirtualMemory):
         self.fault_cell: Address = self.allocate_host(64)
         self._fault = ctypes.c_int64.from_address(self.fault_cell)
         self._fault.value = 0
+
+    @functools.cached_property
+    def limits(self) -> LaunchLimits:
+        """The largest launch, as the driver tells it."""
+        axes = ("X", "Y", "Z")
+        block = [self._attribute(getattr(_Attribute, f"CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_{a}")) for a in axes]
+        grid = [self._attribute(getattr(_Attribute, f"CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_{a}")) for a in axes]
+        threads = self._attribute(_Attribute.CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK)
+        shared = self._attribute(_Attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+        return LaunchLimits(threads, tuple(block), tuple(grid), shared)  # type: ignore[arg-type]
 
     def _attribute(self, attribute: Any) -> int:
         return int(check(driver.cuDeviceGetAttribute(attribute, self._device), "device attribute"))

@@ -42,3 +42,9 @@ def count_devices() -> int:
     if code != SUCCESS:
         raise DeviceError(f"the NVIDIA driver does not start ({describe(code)}); check `nvidia-smi`")
     return int(check(driver.cuDeviceGetCount(), "count GPUs"))
+
+
+def device_of(address: int) -> int:
+    """The ordinal of the GPU whose memory an address is. Raises DeviceError if the driver does not know it."""
+    kind = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    return int(check(driver.cuPointerGetAttribute(kind, address), f"ask whose memory {address:#x} is"))

@@ -169,6 +169,15 @@ def cuda_device_count() -> int:
     return count_devices()
 
 
+def cuda_device_of(address: int) -> Device:
+    """The GPU that an address belongs to. Raises DeviceError for memory that the driver does not know."""
+    if cuda_device_count() == 1:
+        return Device.cuda(0)
+    from .cuda_calls import device_of
+
+    return Device.cuda(device_of(address))
+
+
 @functools.cache
 def _first_choice() -> Device:
     return Device.cpu() if explain_missing_cuda() else Device.cuda(0)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import KernelError
-from .base import Address, DeviceOutOfMemory, Event, LaunchConfig, MemoryInfo, Stream
+from .base import Address, DeviceOutOfMemory, Event, LaunchConfig, LaunchLimits, MemoryInfo, Stream
 from .ranges import VirtualRanges
 from .streams import current_stream
 
@@ -91,6 +91,7 @@ class HostBackend:
     multiprocessors = 1
     page_nbytes = 2 << 20
     copy_rate = 5_000_000_000
+    limits = LaunchLimits()
 
     def __init__(self) -> None:
         self.debug = False

@@ -7,7 +7,7 @@ from itertools import count
 from typing import NoReturn
 
 from ..errors import DeviceError, KernelError
-from .base import Address, DeviceOutOfMemory, Event, MemoryInfo, Stream
+from .base import Address, DeviceOutOfMemory, Event, LaunchLimits, MemoryInfo, Stream
 from .ranges import Ranges, VirtualRanges
 from .streams import current_stream
 
@@ -29,6 +29,7 @@ class SimulatedBackend:
     fault_cell: Address = 0  # no kernel runs, so none fails
     debug = False
     copy_rate = 1_000_000_000_000
+    limits = LaunchLimits()
 
     def __init__(self, memory: int, page_nbytes: int = 2 << 20) -> None:
         self.ordinal = 0

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import CellType, FunctionType, ModuleType
 from typing import Any
 
 from ..devices import Backend, Executable
@@ -48,6 +48,7 @@ class Program:
     name: for people, and part of the symbol. function: the kernel, or `source`, the text of one named `kernel`.
     arguments: a DType for a pointer to such elements, "int" for int64, "number" for a scalar of the compute type.
     bindings: what the kernel's free names mean. threads: most threads a block is launched with (1 on the host).
+    identity: all that decides what the function does, where its file does not (a function typed at a prompt).
     """
 
     name: str
@@ -57,6 +58,7 @@ class Program:
     function: Callable[..., None] | None = None
     source: str = ""
     threads: int = 256
+    identity: str = ""
 
     @property
     def signature(self) -> str:
@@ -68,7 +70,9 @@ class Program:
 
     def text(self) -> str:
         """Everything of the program that decides its machine code."""
-        if self.function is not None:
+        if self.identity:
+            body = self.identity
+        elif self.function is not None:
             code = self.function.__code__
             body = f"{_file_digest(code.co_filename)}:{code.co_qualname}"
         else:
@@ -100,9 +104,8 @@ def _file_digest(path: str) -> str:
 
 @functools.cache
 def _environment() -> str:
-    versions = [
-        f"{name} {_version(name)}" for name in ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
-    ]
+    packages = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink", "nvidia-cuda-nvrtc")
+    versions = [f"{name} {_version(name)}" for name in packages]
     sources = [_file_digest(str(_HERE / name)) for name in _COMMON]
     return repr((_FORMAT, sys.version_info[:3], versions, sources))
 
@@ -123,8 +126,9 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "flame-numba" / "kernels"
 
 
-def digest(program: Program, architecture: str) -> str:
-    return hashlib.sha256(f"{_environment()}\n{architecture}\n{program.text()}".encode()).hexdigest()
+def digest(text: str, architecture: str) -> str:
+    """The key of machine code made from a text for an architecture, by these versions of all that takes part."""
+    return hashlib.sha256(f"{_environment()}\n{architecture}\n{text}".encode()).hexdigest()
 
 
 def load(program: Program, backend: Backend) -> Executable:
@@ -135,16 +139,21 @@ def load(program: Program, backend: Backend) -> Executable:
 
 def machine_code(program: Program, kind: str, architecture: str) -> tuple[bytes, str]:
     """Object code (kind "cpu") or a cubin (kind "cuda") and its entry; needs no GPU."""
-    key = digest(program, architecture)
-    path = cache_folder() / key[:2] / f"{program.name}-{key}.{'o' if kind == 'cpu' else 'cubin'}"
+    key = digest(program.text(), architecture)
+    return cached(program.name, key, kind, lambda: _compile(program, kind, architecture, key))
+
+
+def cached(name: str, key: str, kind: str, make: Callable[[], tuple[bytes, str]]) -> tuple[bytes, str]:
+    """The machine code and entry of a key, from the disk or made now, in a thread of its own."""
+    path = cache_folder() / key[:2] / f"{name}-{key}.{'o' if kind == 'cpu' else 'cubin'}"
     found = _read(path)
     if found:
         stats.loaded += 1
         return found
     with _COMPILE_LOCK:
-        image, entry = _apart(lambda: _compile(program, kind, architecture, key))
+        image, entry = _apart(make)
     stats.compiled += 1
-    stats.programs.append(program.name)
+    stats.programs.append(name)
     _write(path, image, entry)
     return image, entry
 
@@ -201,30 +210,11 @@ def _names(kind: str, compute: DType) -> dict[str, Any]:
     names["fault"] = intrinsics.report_fault(machine)
     names["C"] = machine.compute_type(compute)
     names["NAN"], names["INF"] = float("nan"), float("inf")
-    helpers: dict[str, tuple[Any, int]] = {}
     if compute.is_floating:
         names.update(module.math_functions(compute))
-        helpers = {
-            "mod": (arithmetic.float_mod, 2),
-            "floordiv": (arithmetic.float_floordiv, 2),
-            "sigmoid": (arithmetic.sigmoid, 1),
-        }
-        if "rsqrt" not in names:
-            helpers["rsqrt"] = (arithmetic.rsqrt, 1)
-    elif compute.kind == "uint":
-        helpers = {
-            "mod": (arithmetic.unsigned_mod, 2),
-            "floordiv": (arithmetic.unsigned_floordiv, 2),
-            "pow": (arithmetic.integer_pow, 2),
-            "abs": (arithmetic.same, 1),
-        }
-    elif compute.kind == "int":
-        helpers = {
-            "mod": (arithmetic.signed_mod, 2),
-            "floordiv": (arithmetic.signed_floordiv, 2),
-            "pow": (arithmetic.integer_pow, 2),
-        }
-    for name, (function, arity) in helpers.items():
+    for name, (function, arity) in arithmetic.FUNCTIONS[compute.kind].items():
+        if name in names:
+            continue  # the machine has it
         tag = f"{name}_{compute.name}_{_file_digest(arithmetic.__file__)[:16]}"
         names[name] = intrinsics.python_function(machine, _rebind(function, names, tag), arity, compute, compute)
     return names
@@ -243,6 +233,8 @@ def _bind_all(program: Program, machine: Any, names: dict[str, Any], tag: str) -
             functions[name] = (scope["call"], spec.arity, spec.given or compute, spec.returns)
         elif isinstance(spec, language.Helper):
             functions[name] = (spec.function, spec.arity, None, spec.returns)
+        elif isinstance(spec, language.Inline):
+            names[name] = intrinsics.inline_function(machine, _rebind(spec.function, names, f"{name}_{tag}"))
         else:
             names[name] = intrinsics.bind(machine, spec)
     for name, (function, arity, given, returns) in functions.items():
@@ -265,7 +257,10 @@ def _rebind(function: Any, names: Mapping[str, Any], name: str) -> FunctionType:
     Names become symbols, which objects compiled in different processes share when they are loaded into one: two
     bodies must never have the same.
     """
-    copy = FunctionType(function.__code__, {**function.__globals__, **names}, name)
+    scope = {**function.__globals__, **names}
+    code, cells = function.__code__, function.__closure__ or ()
+    closure = tuple(CellType(names[n]) if n in names else c for n, c in zip(code.co_freevars, cells, strict=True))
+    copy = FunctionType(code, scope, name, function.__defaults__, closure or None)
     copy.__qualname__ = name
     return copy
 

@@ -152,12 +152,14 @@ def _function(op: str) -> Callable[..., Expr]:
     return call
 
 
-exp, expm1, log, log1p = map(_function, ("exp", "expm1", "log", "log1p"))
+exp, expm1, log, log1p, exp2, log2, log10 = map(_function, ("exp", "expm1", "log", "log1p", "exp2", "log2", "log10"))
+lgamma, digamma = map(_function, ("lgamma", "digamma"))
 sqrt, rsqrt, erf, erfc, sigmoid = map(_function, ("sqrt", "rsqrt", "erf", "erfc", "sigmoid"))
 sin, cos, tan, sinh, cosh, tanh = map(_function, ("sin", "cos", "tan", "sinh", "cosh", "tanh"))
 asin, acos, atan, asinh, acosh, atanh = map(_function, ("asin", "acos", "atan", "asinh", "acosh", "atanh"))
 floor, ceil, trunc, rint = map(_function, ("floor", "ceil", "trunc", "rint"))
-minimum, maximum, atan2 = map(_function, ("minimum", "maximum", "atan2"))
+minimum, maximum, atan2, hypot, copysign = map(_function, ("minimum", "maximum", "atan2", "hypot", "copysign"))
+bit_and, bit_or, bit_xor, shl, shr, invert = map(_function, ("bit_and", "bit_or", "bit_xor", "shl", "shr", "invert"))
 equal, not_equal, where = map(_function, ("eq", "ne", "where"))
 logical_and, logical_or, logical_not = map(_function, ("and", "or", "not"))
 
@@ -168,16 +170,18 @@ def isnan(x: Operand) -> Expr:
 
 # A primitive's text in a kernel. The bare names (exp, minimum, floordiv …) are bound for the machine and type.
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==",
-          "ne": "!=", "and": "and", "or": "or"}  # fmt: skip
+          "ne": "!=", "and": "and", "or": "or", "bit_and": "&", "bit_or": "|", "bit_xor": "^"}  # fmt: skip
 _CALLS = (
-    "exp expm1 log log1p sqrt rsqrt erf erfc sin cos tan sinh cosh tanh asin acos atan asinh acosh atanh "
-    "sigmoid floor ceil trunc rint abs"
+    "exp expm1 log log1p exp2 log2 log10 lgamma digamma sqrt rsqrt erf erfc sin cos tan sinh cosh tanh "
+    "asin acos atan asinh acosh atanh sigmoid floor ceil trunc rint abs invert"
 ).split()
+
+_CALLS_OF_TWO = ("pow", "atan2", "floordiv", "mod", "hypot", "copysign", "polygamma", "shl", "shr")
 
 PRIMITIVES: dict[str, str] = {
     **{op: f"{{0}} {sign} {{1}}" for op, sign in _INFIX.items()},
     **{op: f"{op}({{0}})" for op in _CALLS},
-    **{op: f"{op}({{0}}, {{1}})" for op in ("pow", "atan2", "floordiv", "mod")},
+    **{op: f"{op}({{0}}, {{1}})" for op in _CALLS_OF_TWO},
     # a NaN on either side is the result: NaN fails every comparison but !=
     "minimum": "{0} if {0} < {1} or {0} != {0} else {1}",
     "maximum": "{0} if {0} > {1} or {0} != {0} else {1}",
@@ -187,6 +191,7 @@ PRIMITIVES: dict[str, str] = {
 }
 
 _HALF = constant(0.5)
+_LN2, _LN10 = constant(math.log(2.0)), constant(math.log(10.0))
 _TWO_OVER_SQRT_PI = constant(2.0 / math.sqrt(math.pi))
 
 # Partial derivatives of a primitive: (result, arguments…) → one expression an argument; None where it is zero
@@ -203,6 +208,12 @@ _PARTIALS: dict[str, Callable[..., tuple[Expr | None, ...]]] = {
     "expm1": lambda y, a: (exp(a),),
     "log": lambda y, a: (_ONE / a,),
     "log1p": lambda y, a: (_ONE / (a + _ONE),),
+    "exp2": lambda y, a: (y * _LN2,),
+    "log2": lambda y, a: (_ONE / (a * _LN2),),
+    "log10": lambda y, a: (_ONE / (a * _LN10),),
+    "lgamma": lambda y, a: (digamma(a),),
+    "digamma": lambda y, a: (apply("polygamma", _ONE, a),),
+    "polygamma": lambda y, n, a: (None, apply("polygamma", constant(n.value + 1), a)),
     "sqrt": lambda y, a: (_HALF / y,),
     "rsqrt": lambda y, a: (-(_HALF * y / a),),
     "erf": lambda y, a: (_TWO_OVER_SQRT_PI * exp(-(a * a)),),
@@ -221,6 +232,9 @@ _PARTIALS: dict[str, Callable[..., tuple[Expr | None, ...]]] = {
     "acosh": lambda y, a: (rsqrt(a * a - _ONE),),
     "atanh": lambda y, a: (_ONE / (_ONE - a * a),),
     "atan2": lambda y, a, b: (b / (a * a + b * b), -(a / (a * a + b * b))),
+    # at the origin the slope depends on the direction: 0
+    "hypot": lambda y, a, b: (where(equal(y, _ZERO), _ZERO, a / y), where(equal(y, _ZERO), _ZERO, b / y)),
+    "copysign": lambda y, a, b: (where(equal(a, _ZERO), _ZERO, where(equal(a, y), _ONE, constant(-1))), None),
     "floor": lambda y, a: (None,),
     "ceil": lambda y, a: (None,),
     "trunc": lambda y, a: (None,),

@@ -32,6 +32,7 @@ class Machine:
     float_to_half: Callable[[ir.IRBuilder, ir.Value], ir.Value]
     float_to_bfloat: Callable[[ir.IRBuilder, ir.Value], ir.Value]
     shared_array: Callable[[ir.IRBuilder, ir.Type, int], ir.Value]
+    result_type: Callable[[Any, FunctionType, tuple[Any, ...]], Any]  # (typing context, function, argument types)
 
     def compute_type(self, dtype: DType) -> Any:
         """Numba's type of a value in a kernel."""
@@ -331,18 +332,31 @@ def python_function(
     """
     result = machine.types.void if returns is None else machine.compute_type(returns)
 
-    def build(*args: Any) -> Any:
+    def build(typingctx: Any, *args: Any) -> Any:
         def codegen(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
             return _call_python(machine, context, b, function, signature, values)
 
         return result(*(args if given is None else [machine.compute_type(given)] * arity)), codegen
 
-    makers = {
-        1: lambda typingctx, a: build(a),
-        2: lambda typingctx, a, b: build(a, b),
-        3: lambda typingctx, a, b, c: build(a, b, c),
-    }
-    return machine.intrinsic(makers[arity])
+    return machine.intrinsic(of_arity(build, arity))
+
+
+def of_arity(build: Callable[..., Any], arity: int) -> Any:
+    """build(typing context, *operands) with so many operands by name: that is how Numba learns their number."""
+    names = ", ".join(["typingctx", *(f"a{k}" for k in range(arity))])
+    return eval(f"lambda {names}: build({names})", {"build": build})
+
+
+def inline_function(machine: Machine, function: FunctionType) -> Any:
+    """A Python function compiled into the kernel that calls it; its result has the type that Numba infers."""
+
+    def build(typingctx: Any, *args: Any) -> Any:
+        def codegen(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+            return _call_python(machine, context, b, function, signature, values)
+
+        return machine.result_type(typingctx, function, args)(*args), codegen
+
+    return machine.intrinsic(of_arity(build, function.__code__.co_argcount))
 
 
 def block_function(machine: Machine, function: FunctionType, compute: DType) -> Any:

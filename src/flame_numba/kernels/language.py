@@ -187,13 +187,23 @@ class Function:
     given: DType | None = None  # its operands' type, if not the program's compute type
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Helper:
     """A function of the kernel's own module that the kernel calls; `returns` None for one that only writes."""
 
-    function: Callable[..., Any] = field(repr=False)  # its source is known by the kernel's file
+    function: Callable[..., Any]
     arity: int
     returns: DType | None
 
+    def __repr__(self) -> str:  # part of a kernel's key: which function it is; its source is known by the kernel's file
+        return f"Helper({self.function.__qualname__}, {self.arity}, {self.returns})"
 
-Binding = Load | Store | LoadVector | StoreVector | Array | Function | Helper | DType | int | float | bool
+
+@dataclass(frozen=True)
+class Inline:
+    """A plain function that the kernel calls with whatever it has: the types are inferred."""
+
+    function: Callable[..., Any] = field(repr=False)
+
+
+Binding = Load | Store | LoadVector | StoreVector | Array | Function | Helper | Inline | DType | int | float | bool

@@ -9,8 +9,10 @@ from typing import Any
 from cuda.bindings import nvjitlink
 from llvmlite import ir
 from numba import cuda
-from numba.cuda import libdevice, types
+from numba.cuda import compiler, libdevice, types
 from numba.cuda.compiler import CUDAFlags
+from numba.cuda.core.typed_passes import type_inference_stage
+from numba.cuda.descriptor import cuda_target
 from numba.cuda.extending import intrinsic
 
 from ..dtypes import DType, float64
@@ -18,8 +20,8 @@ from ..errors import KernelError
 from .intrinsics import F32, I16, I32, I64, Machine
 
 _MATH = (
-    "exp expm1 log log1p sqrt rsqrt erf erfc sin cos tan sinh cosh tanh asin acos atan asinh acosh atanh "
-    "floor ceil trunc rint atan2 pow fmod copysign"
+    "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt erf erfc lgamma sin cos tan sinh cosh tanh asin acos atan "
+    "asinh acosh atanh floor ceil trunc rint atan2 pow fmod copysign hypot"
 ).split()
 
 
@@ -47,6 +49,12 @@ def _flags() -> CUDAFlags:
     return flags
 
 
+def _result_type(typingctx: Any, function: FunctionType, arguments: tuple[Any, ...]) -> Any:
+    """What a function returns for arguments of these types, by Numba's inference."""
+    code = compiler.run_frontend(function, inline_closures=True)
+    return type_inference_stage(typingctx, cuda_target.target_context, code, arguments, None).return_type
+
+
 MACHINE = Machine(
     types,
     intrinsic,
@@ -55,6 +63,7 @@ MACHINE = Machine(
     float_to_half=_convert("cvt.rn.f16.f32 $0, $1;", "=h,f", I16),
     float_to_bfloat=_convert("cvt.rn.bf16.f32 $0, $1;", "=h,f", I16),
     shared_array=_shared_array,
+    result_type=_result_type,
 )
 
 

@@ -7,17 +7,19 @@ from types import FunctionType
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, compiler, types
 from numba.core.compiler import Flags, compile_extra
 from numba.core.registry import cpu_target
+from numba.core.typed_passes import type_inference_stage
 from numba.extending import intrinsic
 
-from ..dtypes import DType
-from .intrinsics import F16, F32, I16, I32, I64, Machine, binary_llvm, llvm_function, stack_array
+from ..dtypes import DType, float64
+from .intrinsics import F16, F32, I16, I32, I64, Machine, binary_llvm, llvm_function, of_arity, stack_array
 
 _MATH = (
-    "exp expm1 log log1p sqrt erf erfc sin cos tan sinh cosh tanh asin acos atan asinh acosh atanh atan2 pow"
+    "exp expm1 log log1p log10 sqrt erf erfc sin cos tan sinh cosh tanh asin acos atan asinh acosh atanh atan2 pow"
 ).split()
+_LIBM = {"log2": 1, "exp2": 1, "lgamma": 1, "hypot": 2}  # functions of C's library, and their operands
 
 
 def _half_to_float(b: ir.IRBuilder, bits: ir.Value) -> ir.Value:
@@ -51,7 +53,29 @@ def _copysign(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     return b.call(b.module.declare_intrinsic("llvm.copysign", [x.type], kind), [x, y])
 
 
-MACHINE = Machine(types, intrinsic, _flags, _half_to_float, _float_to_half, _float_to_bfloat, stack_array)
+def _libm(name: str, arity: int, compute: DType) -> Any:
+    number = MACHINE.compute_type(compute)
+    symbol = name if compute is float64 else name + "f"
+
+    def build(typingctx: Any, *given: Any) -> Any:
+        def codegen(context: Any, b: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            kind = ir.FunctionType(args[0].type, [a.type for a in args])
+            return b.call(cgutils.get_or_insert_function(b.module, kind, symbol), args)
+
+        return number(*(number,) * arity), codegen
+
+    return intrinsic(of_arity(build, arity))
+
+
+def _result_type(typingctx: Any, function: FunctionType, arguments: tuple[Any, ...]) -> Any:
+    """What a function returns for arguments of these types, by Numba's inference."""
+    code = compiler.run_frontend(function, inline_closures=True)
+    return type_inference_stage(typingctx, cpu_target.target_context, code, arguments, None).return_type
+
+
+MACHINE = Machine(
+    types, intrinsic, _flags, _half_to_float, _float_to_half, _float_to_bfloat, stack_array, _result_type
+)  # fmt: skip
 
 
 def _constant(value: int) -> Any:
@@ -130,7 +154,8 @@ def math_functions(compute: DType) -> dict[str, Any]:
         "fmod": binary_llvm(MACHINE, compute, lambda b, x, y: b.frem(x, y)),
         "copysign": binary_llvm(MACHINE, compute, _copysign),
     }
-    return {**{name: getattr(math, name) for name in _MATH}, **rounding, **binary}
+    libm = {name: _libm(name, arity, compute) for name, arity in _LIBM.items()}
+    return {**{name: getattr(math, name) for name in _MATH}, **rounding, **binary, **libm}
 
 
 def compile_kernel(

@@ -13,9 +13,11 @@ from .compile import Program
 from .language import (
     WORDS,
     Array,
+    Binding,
     C,
     Helper,
     I,
+    Load,
     Number,
     Pointer,
     Store,
@@ -23,6 +25,7 @@ from .language import (
     cos,
     grid,
     gridsize,
+    load_x,
     log,
     own_words,
     sqrt,
@@ -107,7 +110,20 @@ def high_product(a: Number, b: Number) -> Number:
     return U(a1 * b1 + (middle >> U(32)) + (other >> U(32)))
 
 
-def _program(function: Any, dtype: DType, arguments: tuple[DType | str, ...], compute: DType) -> Program:
+def dropout(y: Pointer, x: Pointer, threshold: int, scale: Number, seed: int, offset: int, n: int) -> None:
+    """y[i] = scale·x[i] if random word i is at least the threshold (of 2³²), else 0. Four words a counter."""
+    words = own_words()
+    for group in range(grid(), udiv(n + 3, 4), gridsize()):
+        philox(words, seed, offset + group)
+        for j in range(4):
+            i = group * 4 + j
+            if i < n:
+                store_y(y, i, load_x(x, i) * scale if words[j] >= U(threshold) else C(0))
+
+
+def _program(
+    function: Any, dtype: DType, arguments: tuple[DType | str, ...], compute: DType, **more: Binding
+) -> Program:
     return Program(
         f"random_{function.__name__}",
         arguments,
@@ -121,6 +137,7 @@ def _program(function: Any, dtype: DType, arguments: tuple[DType | str, ...], co
             "philox": Helper(philox, 3, None),
             "fraction": Helper(fraction, 2, compute),
             "high_product": Helper(high_product, 2, uint64),
+            **more,
         },
         function=function,
     )
@@ -136,3 +153,8 @@ def normal_program(dtype: DType) -> Program:
 
 def integers_program(dtype: DType) -> Program:
     return _program(integers, dtype, (dtype, "int", "int", "int", "int", "int"), int64)
+
+
+def dropout_program(dtype: DType) -> Program:
+    c = dtype.accumulator
+    return _program(dropout, dtype, (dtype, dtype, "int", "number", "int", "int", "int"), c, load_x=Load(dtype, c))

@@ -1,19 +1,23 @@
-"""Kernels over the rows of a contiguous (rows, n) matrix, a block a row: softmax, norms, cross-entropy.
+"""Kernels over the rows of a contiguous (rows, n) matrix, a block a row: softmax and cross-entropy.
 
 Each reads a row as often as it has passes over it; the passes after the first find it in cache.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ..dtypes import DType, int64
 from .compile import Program
 from .language import (
-    AFFINE,
-    CENTERED,
     INF,
     LOGARITHM,
+    NORMALIZE,
+    SMOOTH,
     THREADS,
+    WEIGHT,
     Array,
+    Binding,
     C,
     Load,
     Number,
@@ -25,7 +29,6 @@ from .language import (
     block_sum,
     exp,
     fault,
-    load_b,
     load_g,
     load_label,
     load_m,
@@ -33,9 +36,7 @@ from .language import (
     load_x,
     load_y,
     log,
-    rsqrt,
     shared,
-    store_m,
     store_s,
     store_y,
     thread_index,
@@ -84,102 +85,85 @@ def softmax_gradient(dx: Pointer, y: Pointer, g: Pointer, rows: int, n: int) -> 
             store_y(dx, base + j, v - exp(u) * total if LOGARITHM else u * (v - total))
 
 
-def norm(
-    y: Pointer, mean: Pointer, rstd: Pointer, x: Pointer, w: Pointer, b: Pointer, eps: Number, rows: int, n: int
-) -> None:
-    """y = (x − mean)·rstd·w + b with the row's mean (0 if not CENTERED) and 1/√(variance + eps); both are kept."""
-    partial = shared()
-    t = thread_index()
-    for row in range(block_index(), rows, block_count()):
-        base = row * n
-        center = C(0)
-        if CENTERED:
-            for j in range(t, n, THREADS):
-                center += load_x(x, base + j)
-            center = block_sum(partial, center) / C(n)
-        spread = C(0)
-        for j in range(t, n, THREADS):
-            v = load_x(x, base + j) - center
-            spread += v * v
-        r = rsqrt(block_sum(partial, spread) / C(n) + eps)
-        if t == 0:
-            store_m(mean, row, center)
-            store_s(rstd, row, r)
-        for j in range(t, n, THREADS):
-            v = (load_x(x, base + j) - center) * r
-            if AFFINE > 0:
-                v *= load_w(w, j)
-            if AFFINE > 1:
-                v += load_b(b, j)
-            store_y(y, base + j, v)
-
-
-def norm_gradient(
-    dx: Pointer, mean: Pointer, rstd: Pointer, x: Pointer, w: Pointer, g: Pointer, rows: int, n: int
-) -> None:
-    """dx = rstd·(u − mean(u) − x̂·mean(u·x̂)) with u = g·w and x̂ the normalised row; without mean(u) if not CENTERED."""
-    partial = shared()
-    t = thread_index()
-    for row in range(block_index(), rows, block_count()):
-        base = row * n
-        center = load_m(mean, row)
-        r = load_m(rstd, row)
-        first = C(0)
-        second = C(0)
-        for j in range(t, n, THREADS):
-            u = load_g(g, base + j)
-            if AFFINE > 0:
-                u *= load_w(w, j)
-            first += u
-            second += u * (load_x(x, base + j) - center) * r
-        first = block_sum(partial, first) / C(n) if CENTERED else C(0)
-        second = block_sum(partial, second) / C(n)
-        for j in range(t, n, THREADS):
-            u = load_g(g, base + j)
-            if AFFINE > 0:
-                u *= load_w(w, j)
-            normal = (load_x(x, base + j) - center) * r
-            store_y(dx, base + j, r * (u - first - normal * second))
-
-
 def cross_entropy(
-    loss: Pointer, lse: Pointer, x: Pointer, labels: Pointer, cell: Pointer, code: int, rows: int, n: int
-) -> None:
-    """loss[row] = log Σ exp(x) − x[label]; the logarithm of the sum is kept. A label out of range is a fault."""
+    loss: Pointer, seen: Pointer, lse: Pointer, x: Pointer, labels: Pointer, w: Pointer, cell: Pointer, code: int,
+    ignored: int, smoothing: Number, rows: int, n: int,
+) -> None:  # fmt: skip
+    """loss[row] = (1 − smoothing)·w[label]·d[label] + smoothing·mean(w·d), where d = log Σ exp(x) − x.
+
+    Not NORMALIZE: x holds logarithms, d = −x. The logarithm of the sum is kept, and w[label] as `seen`. A row labelled
+    `ignored` gives 0 for both; any other label out of range is a fault.
+    """
     partial = shared()
     t = thread_index()
     for row in range(block_index(), rows, block_count()):
         base = row * n
-        top = C(-INF)
-        for j in range(t, n, THREADS):
-            v = load_x(x, base + j)
-            top = v if v > top or v != v else top
-        top = block_max(partial, top)
-        total = C(0)
-        for j in range(t, n, THREADS):
-            total += exp(load_x(x, base + j) - top)
-        shift = top + log(block_sum(partial, total))
+        shift = C(0)
+        if NORMALIZE:
+            top = C(-INF)
+            for j in range(t, n, THREADS):
+                v = load_x(x, base + j)
+                top = v if v > top or v != v else top
+            top = block_max(partial, top)
+            total = C(0)
+            for j in range(t, n, THREADS):
+                total += exp(load_x(x, base + j) - top)
+            shift = top + log(block_sum(partial, total))
+        others = C(0)
+        if SMOOTH:
+            for j in range(t, n, THREADS):
+                d = shift - load_x(x, base + j)
+                others += d * load_w(w, j) if WEIGHT else d
+            others = block_sum(partial, others) * smoothing / C(n)
         if t == 0:
             label = load_label(labels, row)
-            if label < 0 or label >= n:
-                fault(cell, code)
-                label = 0
-            store_y(loss, row, shift - load_x(x, base + label))
+            value = C(0)
+            weight = C(0)
+            if label != ignored:
+                if label < 0 or label >= n:
+                    fault(cell, code)
+                    label = 0
+                weight = load_w(w, label) if WEIGHT else C(1)
+                value = (shift - load_x(x, base + label)) * weight
+                if SMOOTH:
+                    value = value * (C(1) - smoothing) + others
+            store_y(loss, row, value)
+            store_s(seen, row, weight)
             store_s(lse, row, shift)
 
 
 def cross_entropy_gradient(
-    dx: Pointer, x: Pointer, lse: Pointer, labels: Pointer, g: Pointer, rows: int, n: int
-) -> None:
-    """dx = (exp(x − lse) − [j = label])·g[row]."""
+    dx: Pointer, x: Pointer, lse: Pointer, labels: Pointer, w: Pointer, total: Pointer, g: Pointer, g_step: int,
+    ignored: int, smoothing: Number, rows: int, n: int,
+) -> None:  # fmt: skip
+    """The gradient of `cross_entropy` times g[row], with total[0] = Σ w: terms of p = exp(x − lse) if NORMALIZE."""
     for row in range(block_index(), rows, block_count()):
         base = row * n
         label = load_label(labels, row)
-        shift = load_m(lse, row)
-        scale = load_g(g, row)
-        for j in range(thread_index(), n, THREADS):
-            p = exp(load_x(x, base + j) - shift)
-            store_y(dx, base + j, (p - C(1) if j == label else p) * scale)
+        scale = load_m(g, row * g_step)
+        if label == ignored:
+            for j in range(thread_index(), n, THREADS):
+                store_y(dx, base + j, C(0))
+        else:
+            inside = label >= 0 and label < n
+            each = smoothing / C(n)
+            direct = C(1)
+            whole = C(n)
+            if WEIGHT:
+                direct = load_w(w, label if inside else 0)
+                if SMOOTH:
+                    whole = load_m(total, 0)
+            if SMOOTH:
+                direct *= C(1) - smoothing
+            spread = direct + each * whole if SMOOTH else direct
+            shift = load_m(lse, row)
+            for j in range(thread_index(), n, THREADS):
+                v = spread * exp(load_x(x, base + j) - shift) if NORMALIZE else C(0)
+                if SMOOTH:
+                    v -= each * load_w(w, j) if WEIGHT else each
+                if j == label:
+                    v -= direct
+                store_y(dx, base + j, v * scale)
 
 
 def _shared(compute: DType, threads: int) -> Array:
@@ -208,47 +192,45 @@ def softmax_gradient_program(dtype: DType, logarithm: bool, threads: int) -> Pro
     return Program(name, (dtype,) * 3 + ("int",) * 2, c, bindings, function=softmax_gradient, threads=threads)
 
 
-def norm_program(dtype: DType, weight: DType, affine: int, centered: bool, threads: int) -> Program:
-    """affine: 0 neither weight nor bias, 1 a weight, 2 both."""
+@dataclass(frozen=True)
+class LabelLoss:
+    """A variant of the loss of a label: of logits or of logarithms, with class weights, with label smoothing."""
+
+    normalize: bool
+    weighted: bool
+    smooth: bool
+
+    @property
+    def name(self) -> str:
+        return "cross_entropy" if self.normalize else "nll"
+
+    @property
+    def flags(self) -> dict[str, Binding]:
+        return {"NORMALIZE": self.normalize, "WEIGHT": self.weighted, "SMOOTH": self.smooth}
+
+
+def cross_entropy_program(
+    what: LabelLoss, dtype: DType, labels: DType, weight: DType, out: DType, threads: int
+) -> Program:
     c = dtype.accumulator
-    bindings = {
-        "load_x": Load(dtype, c), "load_w": Load(weight, c), "load_b": Load(weight, c), "store_y": Store(dtype, c),
-        "store_m": Store(c, c), "store_s": Store(c, c), "shared": _shared(c, threads),
-        "AFFINE": affine, "CENTERED": centered,
+    bindings: dict[str, Binding] = {
+        **what.flags, "load_x": Load(dtype, c), "load_label": Load(labels, int64), "load_w": Load(weight, c),
+        "store_y": Store(out, c), "store_s": Store(c, c), "shared": _shared(c, threads),
     }  # fmt: skip
-    arguments = (dtype, c, c, dtype, weight, weight, "number", "int", "int")
-    return Program("layer_norm" if centered else "rms_norm", arguments, c, bindings, function=norm, threads=threads)
+    arguments = (out, c, c, dtype, labels, weight, int64, "int", "int", "number", "int", "int")
+    return Program(what.name, arguments, c, bindings, function=cross_entropy, threads=threads)
 
 
-def norm_gradient_program(dtype: DType, weight: DType, affine: int, centered: bool, threads: int) -> Program:
+def cross_entropy_gradient_program(
+    what: LabelLoss, dtype: DType, labels: DType, weight: DType, threads: int
+) -> Program:
     c = dtype.accumulator
-    bindings = {
-        "load_x": Load(dtype, c), "load_w": Load(weight, c), "load_g": Load(dtype, c), "load_m": Load(c, c),
-        "store_y": Store(dtype, c), "shared": _shared(c, threads), "AFFINE": affine, "CENTERED": centered,
+    bindings: dict[str, Binding] = {
+        **what.flags, "load_x": Load(dtype, c), "load_m": Load(c, c), "load_label": Load(labels, int64),
+        "load_w": Load(weight, c), "store_y": Store(dtype, c),
     }  # fmt: skip
-    name = "layer_norm_gradient" if centered else "rms_norm_gradient"
-    arguments = (dtype, c, c, dtype, weight, dtype, "int", "int")
-    return Program(name, arguments, c, bindings, function=norm_gradient, threads=threads)
-
-
-def cross_entropy_program(dtype: DType, labels: DType, threads: int) -> Program:
-    c = dtype.accumulator
-    bindings = {
-        "load_x": Load(dtype, c), "load_label": Load(labels, int64), "store_y": Store(dtype, c),
-        "store_s": Store(c, c), "shared": _shared(c, threads),
-    }  # fmt: skip
-    arguments = (dtype, c, dtype, labels, int64, "int", "int", "int")
-    return Program("cross_entropy", arguments, c, bindings, function=cross_entropy, threads=threads)
-
-
-def cross_entropy_gradient_program(dtype: DType, labels: DType, threads: int) -> Program:
-    c = dtype.accumulator
-    bindings = {
-        "load_x": Load(dtype, c), "load_m": Load(c, c), "load_label": Load(labels, int64), "load_g": Load(dtype, c),
-        "store_y": Store(dtype, c),
-    }  # fmt: skip
-    arguments = (dtype, dtype, c, labels, dtype, "int", "int")
-    return Program("cross_entropy_gradient", arguments, c, bindings, function=cross_entropy_gradient, threads=threads)
+    arguments = (dtype, dtype, c, labels, weight, c, c, "int", "int", "number", "int", "int")
+    return Program(what.name + "_gradient", arguments, c, bindings, function=cross_entropy_gradient, threads=threads)
 
 
 def row_threads(n: int) -> int:

@@ -1,167 +1,103 @@
-"""Sliding windows over images (N, C, H, W): unfold to columns and fold back, average and maximum pooling.
+"""Windows as columns: the operand that makes a convolution a matrix product, for a machine with a fast product (BLAS).
 
-Every adjoint is written as a gather (each input looks for the windows that hold it), so that sums have a fixed order.
+unfold copies whole runs of a row, and fold adds them back: the divisions that find a place are made once a plane. Where
+columns would be as expensive as the product itself, `gather_product` makes them on the fly instead.
 """
 
 from __future__ import annotations
 
-from ..dtypes import DType, int64
+from ..dtypes import DType
 from .compile import Program
-from .language import INF, C, Load, Pointer, Store, grid, gridsize, load_g, load_i, load_x, store_i, store_y, udiv
+from .language import C, Load, Pointer, Store, grid, gridsize, load_g, load_x, load_y, store_y, udiv
 
 
 def unfold(
-    y: Pointer, x: Pointer, images: int, channels: int, height: int, width: int, kh: int, kw: int, oh: int, ow: int,
-    stride_h: int, stride_w: int, pad_h: int, pad_w: int, step_h: int, step_w: int,
-    x_n: int, x_c: int, x_h: int, x_w: int,
+    y: Pointer, x: Pointer, images: int, channels: int, first: int, end: int,
+    in_d: int, in_h: int, in_w: int, kd: int, kh: int, kw: int, od: int, oh: int, ow: int,
+    sd: int, sh: int, sw: int, pd: int, ph: int, pw: int, dd: int, dh: int, dw: int,
+    x_n: int, x_c: int, x_d: int, x_h: int, x_w: int,
 ) -> None:  # fmt: skip
-    """y[(c, r, s), (n, p, q)] = x[n, c, p·stride − pad + r·step, …], 0 outside: a convolution becomes a product."""
-    positions = images * oh * ow
-    for item in range(grid(), channels * kh * kw * positions, gridsize()):
-        tap = udiv(item, positions)
-        position = item - tap * positions
-        c = udiv(tap, kh * kw)
-        r = udiv(tap - c * kh * kw, kw)
-        s = tap - (c * kh + r) * kw
-        image = udiv(position, oh * ow)
-        p = udiv(position - image * oh * ow, ow)
-        q = position - (image * oh + p) * ow
-        h = p * stride_h - pad_h + r * step_h
-        w = q * stride_w - pad_w + s * step_w
-        inside = h >= 0 and h < height and w >= 0 and w < width
-        store_y(y, item, load_x(x, image * x_n + c * x_c + h * x_h + w * x_w) if inside else C(0))
+    """y[(c, tap), (n, line, q)] = x[n, c, window's place], 0 outside, for the lines (rows of outputs) first … end-1."""
+    lines = end - first
+    step = sw * x_w
+    for item in range(grid(), channels * kd * kh * kw * images, gridsize()):
+        row = udiv(item, images)
+        n = item - row * images
+        rest = udiv(row, kw)
+        r = (row - rest * kw) * dw - pw  # where the tap of window 0 lies
+        plane = udiv(rest, kh)
+        top = (rest - plane * kh) * dh - ph
+        c = udiv(plane, kd)
+        front = (plane - c * kd) * dd - pd
+        low = min(udiv(max(-r, 0) + sw - 1, sw), ow)
+        high = max(low, min(udiv(max(in_w - r + sw - 1, 0), sw), ow))
+        for k in range(od):
+            d = front + k * sd
+            for j in range(max(first - k * oh, 0), min(end - k * oh, oh)):
+                h = top + j * sh
+                to = ((row * images + n) * lines + k * oh + j - first) * ow
+                if d < 0 or d >= in_d or h < 0 or h >= in_h:
+                    for q in range(ow):
+                        store_y(y, to + q, C(0))
+                    continue
+                at = n * x_n + c * x_c + d * x_d + h * x_h + r * x_w
+                for q in range(low):
+                    store_y(y, to + q, C(0))
+                if step == 1:  # a loop of its own: this one becomes a copy of vectors
+                    for q in range(low, high):
+                        store_y(y, to + q, load_x(x, at + q))
+                else:
+                    for q in range(low, high):
+                        store_y(y, to + q, load_x(x, at + q * step))
+                for q in range(high, ow):
+                    store_y(y, to + q, C(0))
 
 
 def fold(
-    y: Pointer, g: Pointer, images: int, channels: int, height: int, width: int, kh: int, kw: int, oh: int, ow: int,
-    stride_h: int, stride_w: int, pad_h: int, pad_w: int, step_h: int, step_w: int,
+    y: Pointer, g: Pointer, images: int, channels: int, first: int, end: int,
+    in_d: int, in_h: int, in_w: int, kd: int, kh: int, kw: int, od: int, oh: int, ow: int,
+    sd: int, sh: int, sw: int, pd: int, ph: int, pw: int, dd: int, dh: int, dw: int,
 ) -> None:  # fmt: skip
-    """The adjoint of unfold: y[n, c, h, w] = the sum of all g that unfold took from there."""
-    positions = images * oh * ow
-    for item in range(grid(), images * channels * height * width, gridsize()):
-        rest = udiv(item, width)
-        w = item - rest * width
-        plane = udiv(rest, height)
-        h = rest - plane * height
-        image = udiv(plane, channels)
-        c = plane - image * channels
-        total = C(0)
-        for r in range(kh):
-            top = h + pad_h - r * step_h
-            if top < 0:
-                continue
-            p = udiv(top, stride_h)
-            if p >= oh or p * stride_h != top:
-                continue
-            for s in range(kw):
-                left = w + pad_w - s * step_w
-                if left < 0:
+    """The adjoint of unfold, added to the contiguous y: a plane (n, c) belongs to one thread, which adds in order."""
+    lines = end - first
+    for item in range(grid(), images * channels, gridsize()):
+        n = udiv(item, channels)
+        c = item - n * channels
+        for tap in range(kd * kh * kw):
+            rest = udiv(tap, kw)
+            r = (tap - rest * kw) * dw - pw
+            front = udiv(rest, kh)
+            top = (rest - front * kh) * dh - ph
+            front = front * dd - pd
+            low = min(udiv(max(-r, 0) + sw - 1, sw), ow)
+            high = min(udiv(max(in_w - r + sw - 1, 0), sw), ow)
+            row = (c * kd * kh * kw + tap) * images + n
+            for k in range(od):
+                d = front + k * sd
+                if d < 0 or d >= in_d:
                     continue
-                q = udiv(left, stride_w)
-                if q < ow and q * stride_w == left:
-                    total += load_g(g, ((c * kh + r) * kw + s) * positions + (image * oh + p) * ow + q)
-        store_y(y, item, total)
-
-
-def average_pool(
-    y: Pointer, x: Pointer, planes: int, height: int, width: int, kh: int, kw: int, oh: int, ow: int,
-    stride_h: int, stride_w: int, pad_h: int, pad_w: int,
-) -> None:  # fmt: skip
-    """The mean over each window; padding counts as zeros."""
-    for item in range(grid(), planes * oh * ow, gridsize()):
-        plane = udiv(item, oh * ow)
-        p = udiv(item - plane * oh * ow, ow)
-        q = item - (plane * oh + p) * ow
-        total = C(0)
-        for r in range(kh):
-            for s in range(kw):
-                h = p * stride_h - pad_h + r
-                w = q * stride_w - pad_w + s
-                if h >= 0 and h < height and w >= 0 and w < width:
-                    total += load_x(x, (plane * height + h) * width + w)
-        store_y(y, item, total / C(kh * kw))
-
-
-def average_pool_gradient(
-    dx: Pointer, g: Pointer, planes: int, height: int, width: int, kh: int, kw: int, oh: int, ow: int,
-    stride_h: int, stride_w: int, pad_h: int, pad_w: int,
-) -> None:  # fmt: skip
-    for item in range(grid(), planes * height * width, gridsize()):
-        rest = udiv(item, width)
-        w = item - rest * width + pad_w
-        plane = udiv(rest, height)
-        h = rest - plane * height + pad_h
-        total = C(0)
-        # windows that hold h start at p·stride with h − kh < p·stride ≤ h
-        for p in range(udiv(max(h - kh + stride_h, 0), stride_h), min(udiv(h, stride_h) + 1, oh)):
-            for q in range(udiv(max(w - kw + stride_w, 0), stride_w), min(udiv(w, stride_w) + 1, ow)):
-                total += load_g(g, (plane * oh + p) * ow + q)
-        store_y(dx, item, total / C(kh * kw))
-
-
-def max_pool(
-    y: Pointer, index: Pointer, x: Pointer, planes: int, height: int, width: int, kh: int, kw: int, oh: int, ow: int,
-    stride_h: int, stride_w: int, pad_h: int, pad_w: int,
-) -> None:  # fmt: skip
-    """The largest of each window (the first of equals, NaN above all) and where it was; padding never wins."""
-    for item in range(grid(), planes * oh * ow, gridsize()):
-        plane = udiv(item, oh * ow)
-        p = udiv(item - plane * oh * ow, ow)
-        q = item - (plane * oh + p) * ow
-        best = C(-INF)
-        at = -1
-        for r in range(kh):
-            for s in range(kw):
-                h = p * stride_h - pad_h + r
-                w = q * stride_w - pad_w + s
-                if h >= 0 and h < height and w >= 0 and w < width:
-                    v = load_x(x, (plane * height + h) * width + w)
-                    if at < 0 or v > best or (v != v and best == best):
-                        best = v
-                        at = h * width + w
-        store_y(y, item, best)
-        store_i(index, item, at)
-
-
-def max_pool_gradient(
-    dx: Pointer, index: Pointer, g: Pointer, planes: int, height: int, width: int, kh: int, kw: int, oh: int, ow: int,
-    stride_h: int, stride_w: int, pad_h: int, pad_w: int,
-) -> None:  # fmt: skip
-    for item in range(grid(), planes * height * width, gridsize()):
-        rest = udiv(item, width)
-        plane = udiv(rest, height)
-        here = item - plane * height * width
-        w = item - rest * width + pad_w
-        h = rest - plane * height + pad_h
-        total = C(0)
-        for p in range(udiv(max(h - kh + stride_h, 0), stride_h), min(udiv(h, stride_h) + 1, oh)):
-            for q in range(udiv(max(w - kw + stride_w, 0), stride_w), min(udiv(w, stride_w) + 1, ow)):
-                window = (plane * oh + p) * ow + q
-                if load_i(index, window) == here:
-                    total += load_g(g, window)
-        store_y(dx, item, total)
-
-
-def _program(function, pointers, integers, dtype):
-    c = dtype.accumulator
-    bindings = {
-        "load_x": Load(dtype, c), "load_g": Load(dtype, c), "store_y": Store(dtype, c),
-        "load_i": Load(int64, int64), "store_i": Store(int64, int64),
-    }  # fmt: skip
-    return Program(function.__name__, (*pointers, *("int",) * integers), c, bindings, function=function)
+                for j in range(max(first - k * oh, 0), min(end - k * oh, oh)):
+                    h = top + j * sh
+                    if h < 0 or h >= in_h:
+                        continue
+                    to = ((item * in_d + d) * in_h + h) * in_w + r
+                    at = (row * lines + k * oh + j - first) * ow
+                    if sw == 1:
+                        for q in range(low, high):
+                            store_y(y, to + q, load_y(y, to + q) + load_g(g, at + q))
+                    else:
+                        for q in range(low, high):
+                            store_y(y, to + q * sw, load_y(y, to + q * sw) + load_g(g, at + q))
 
 
 def unfold_program(dtype: DType) -> Program:
-    return _program(unfold, (dtype, dtype), 18, dtype)
+    """Columns are in the accumulator's type, what the product is computed in."""
+    c = dtype.accumulator
+    bindings = {"load_x": Load(dtype, c), "store_y": Store(c, c)}
+    return Program("unfold", (c, dtype, *("int",) * 27), c, bindings, function=unfold)
 
 
-def fold_program(dtype: DType) -> Program:
-    return _program(fold, (dtype, dtype), 14, dtype)
-
-
-def average_pool_program(dtype: DType, gradient: bool) -> Program:
-    return _program(average_pool_gradient if gradient else average_pool, (dtype, dtype), 11, dtype)
-
-
-def max_pool_program(dtype: DType, gradient: bool) -> Program:
-    return _program(max_pool_gradient if gradient else max_pool, (dtype, int64, dtype), 11, dtype)
+def fold_program(compute: DType) -> Program:
+    c = compute
+    bindings = {"load_g": Load(c, c), "load_y": Load(c, c), "store_y": Store(c, c)}
+    return Program("fold", (c, c, *("int",) * 22), c, bindings, function=fold)

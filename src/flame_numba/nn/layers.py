@@ -8,7 +8,7 @@ from typing import Any
 
 from ..devices import Device
 from ..errors import ConfigError
-from ..ops import activations, convolution, elementwise, indexing, linalg, movement, normalization, random
+from ..ops import activations, convolution, indexing, linalg, movement, normalization, pooling, random, trigonometry
 from ..tensor import Parameter, Tensor
 from . import init
 from .module import Module
@@ -193,7 +193,7 @@ class Tanh(Module):
     """Hyperbolic tangent."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return elementwise.tanh(x)  # type: ignore[no-any-return]
+        return trigonometry.tanh(x)  # type: ignore[no-any-return]
 
 
 class Flatten(Module):
@@ -219,14 +219,14 @@ class AvgPool2d(_Pool2d):
     """Mean over windows (stride: the kernel's size): (N, C, H, W) → (N, C, oh, ow)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolution.avg_pool2d(x, self.kernel_size, self.stride, self.padding)  # type: ignore[no-any-return]
+        return pooling.avg_pool2d(x, self.kernel_size, self.stride, self.padding)  # type: ignore[no-any-return]
 
 
 class MaxPool2d(_Pool2d):
     """Largest of each window (stride: the kernel's size): (N, C, H, W) → (N, C, oh, ow)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolution.max_pool2d(x, self.kernel_size, self.stride, self.padding)  # type: ignore[no-any-return]
+        return pooling.max_pool2d(x, self.kernel_size, self.stride, self.padding)  # type: ignore[no-any-return]
 
 
 class Dropout(Module):
@@ -238,7 +238,8 @@ class Dropout(Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        return random.dropout(x, self.p, self.training)
+        y: Tensor = random.dropout(x, self.p, self.training)
+        return y
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}"

@@ -5,11 +5,13 @@ from . import (
     attention,
     bitwise,
     channel_norms,
+    closeness,
     convolution,
     creation,
-    decompositions,
+    diagonals,
     einsum,
     elementwise,
+    flame,
     glue,
     indexing,
     inplace,
@@ -18,6 +20,7 @@ from . import (
     methods,
     movement,
     normalization,
+    norms,
     pooling,
     positions,
     random,
@@ -27,6 +30,7 @@ from . import (
     scatter,
     searching,
     sorting,
+    trigonometry,
     upsampling,
 )
 from .table import TABLE, Entry
@@ -36,9 +40,10 @@ MODULES = (
     attention,
     bitwise,
     channel_norms,
+    closeness,
     convolution,
     creation,
-    decompositions,
+    diagonals,
     einsum,
     elementwise,
     glue,
@@ -48,6 +53,7 @@ MODULES = (
     losses,
     movement,
     normalization,
+    norms,
     pooling,
     positions,
     random,
@@ -57,8 +63,9 @@ MODULES = (
     scatter,
     searching,
     sorting,
+    trigonometry,
     upsampling,
 )
-PUBLIC = [name for module in MODULES for name in module.__all__]  # what `flame_numba` offers of them
+PUBLIC = [name for module in MODULES for name in getattr(module, "__all__", [])]  # what `flame_numba` offers of them
 
 __all__ = ["MODULES", "PUBLIC", "TABLE", "Entry"]

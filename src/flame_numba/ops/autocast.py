@@ -23,7 +23,19 @@ def autocast(dtype: Any = bfloat16, enabled: bool = True) -> Iterator[None]:
     low = as_dtype(dtype)
     if low not in (bfloat16, float16):
         raise DTypeError(f"autocast: dtype must be bfloat16 or float16, got {low.name}")
-    token = _DTYPE.set(low if enabled else None)
+    with autocast_to(low if enabled else None):
+        yield
+
+
+def autocast_dtype() -> DType | None:
+    """What `autocast` lowers to here, if it is on."""
+    return _DTYPE.get()
+
+
+@contextmanager
+def autocast_to(low: DType | None) -> Iterator[None]:
+    """Set what `autocast_dtype` gives: a saved state."""
+    token = _DTYPE.set(low)
     try:
         yield
     finally:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..devices import Device, current_device
-from ..dtypes import DType, as_dtype, bool_, default_float, default_int
-from ..errors import ShapeError
+from ..dtypes import DType, as_dtype, bool_, default_float, default_int, float64
+from ..errors import DTypeError, ShapeError, ShareError
+from ..interop import adopt_array, from_cuda_array, from_dlpack
 from ..kernels.index import iota_program
 from ..shapes import as_shape
 from ..tensor import Tensor, new
@@ -82,7 +83,18 @@ def arange(
         raise ShapeError("arange: step must not be 0")
     whole = all(isinstance(v, int) for v in (first, last, step))
     kind = as_dtype(dtype) if dtype is not None else default_int if whole else default_float
-    return _ramp(first, step, max(0, ceil((last - first) / step)), kind, device)
+    # whole numbers are counted exactly; a quotient of floats holds no more than 53 bits
+    count = -((first - last) // step) if whole else ceil((last - first) / step)
+    return _counted(first, step, max(0, int(count)), kind, device, whole)
+
+
+def _counted(
+    start: float, step: float, n: int, dtype: DType, device: Device | str | None, whole: bool = False
+) -> Tensor:
+    """A ramp; one of fractions that is to be of integers is computed in float64 first."""
+    if dtype.is_floating or (whole and dtype.is_integer):
+        return _ramp(start, step, n, dtype, device)
+    return _ramp(start, step, n, float64, device).to_dtype(dtype)
 
 
 def linspace(
@@ -94,7 +106,7 @@ def linspace(
         raise ShapeError(f"linspace: num must be ≥ 0, got {num}")
     kind = as_dtype(dtype) if dtype is not None else default_float
     intervals = num - 1 if endpoint else num
-    y = _ramp(start, (stop - start) / intervals if intervals else 0, num, kind, device)
+    y = _counted(start, (stop - start) / intervals if intervals else 0, num, kind, device)
     if endpoint and num > 1:
         fill_(y.alias((1,), (1,), num - 1), stop)  # exactly, not by rounding
     return y
@@ -105,7 +117,8 @@ def eye(
 ) -> Tensor:
     """Ones on the k-th diagonal, zeros elsewhere."""
     n = rows if columns is None else columns
-    i = arange(rows, device=device).reshape((rows, 1)) + k
+    beyond = min(max(k, -rows), n)  # further out there are no diagonals, and k may be any number
+    i = arange(rows, device=device).reshape((rows, 1)) + beyond
     return (i == arange(n, device=device)).to_dtype(dtype or default_float)
 
 
@@ -117,23 +130,77 @@ def asarray(
     copy: bool | None = None,
     non_blocking: bool = False,
 ) -> Tensor:
-    """A tensor from a tensor, a NumPy array, or nested lists of numbers.
+    """A tensor from a tensor, a NumPy array, an array of another library, or nested lists of numbers.
 
-    Python floats give float32, ints int64, bools bool; NumPy arrays keep their dtype, unless one is given.
-    A tensor is returned as it is where dtype and device fit and copy is not True. `non_blocking`: a page-locked
+    Python floats give float32, ints int64, bools bool; arrays keep their dtype, unless one is given. A tensor is
+    returned as it is where dtype and device fit, and memory of another library (`__dlpack__`,
+    `__cuda_array_interface__`) is shared, unless copy is True; NumPy arrays and lists are copied, unless it is False:
+    then an array on the CPU device is shared, and what needs a copy raises ShareError. `non_blocking`: a page-locked
     array may be copied later, on the current stream; see `Tensor.from_numpy`.
     """
+    kind = None if dtype is None else as_dtype(dtype)
     if isinstance(value, Tensor):
-        result = value if device is None else value.to_device(device)
-        result = result if dtype is None or result.dtype is as_dtype(dtype) else result.to_dtype(dtype)
-        return result.clone() if copy and result.storage is value.storage else result
-    if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
-        return asarray(stack([asarray(v) for v in value]), dtype=dtype, device=device)
-    host = np.asarray(value)
-    if host.dtype == np.float64 and not isinstance(value, (np.ndarray, np.generic)):
-        host = host.astype(np.float32)
+        return _fitted(value, kind, device, copy)
+    if isinstance(value, (list, tuple)) and _holds_tensor(value):
+        if copy is False:
+            raise ShareError("asarray: a list of tensors cannot become one tensor without a copy")
+        return _fitted(stack([asarray(v) for v in value]), kind, device, None)
+    if not isinstance(value, (np.ndarray, np.generic)):
+        if hasattr(value, "__dlpack__"):
+            return _fitted(from_dlpack(value), kind, device or _default_place(value, copy), copy)
+        if hasattr(value, "__cuda_array_interface__"):
+            return _fitted(from_cuda_array(value), kind, device, copy)
+    return _from_host(value, kind, device, copy, non_blocking)
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_holds_tensor(v) for v in value)
+    return isinstance(value, Tensor)
+
+
+def _default_place(value: Any, copy: bool | None) -> Device | None:
+    """Host memory goes to the default device, as NumPy's does; what is on a GPU stays there."""
+    on_host = int(value.__dlpack_device__()[0]) not in (2, 13)
+    return current_device() if on_host and copy is not False else None
+
+
+def _fitted(x: Tensor, dtype: DType | None, device: Device | str | None, copy: bool | None) -> Tensor:
+    """The tensor itself where device and dtype fit, else a copy that does."""
+    target = x.device if device is None else Device.parse(device)
+    if copy is False and (target != x.device or dtype not in (None, x.dtype)):
+        raise ShareError(f"asarray: {x.dtype.name} on {x.device} needs a copy, which copy=False forbids")
+    result = x if target == x.device else x.to_device(target)
+    result = result if dtype in (None, result.dtype) else result.to_dtype(dtype)
+    return result.clone() if copy and result.storage is x.storage else result
+
+
+def _from_host(
+    value: Any, dtype: DType | None, device: Device | str | None, copy: bool | None, non_blocking: bool
+) -> Tensor:
+    if isinstance(value, (np.ndarray, np.generic)):
+        host = np.asarray(value)
+        if copy is False and isinstance(value, np.ndarray) and _place(device).kind == "cpu":
+            return _fitted(adopt_array(host), dtype, None, copy)
+    else:
+        host = _numbers(value, dtype)
+    if copy is False:
+        raise ShareError(f"asarray: a {type(value).__name__} needs a copy, which copy=False forbids")
     result = Tensor.from_numpy(host, device, non_blocking)
-    return result if dtype is None or result.dtype is as_dtype(dtype) else result.to_dtype(dtype)
+    return result if dtype in (None, result.dtype) else result.to_dtype(dtype)
+
+
+def _numbers(value: Any, dtype: DType | None) -> Any:
+    """Python numbers as a NumPy array: at once in the dtype wanted, since float32 would round what float64 holds."""
+    try:
+        host = np.asarray(value) if dtype is None else np.asarray(value, dtype.numpy)
+    except OverflowError as error:
+        raise DTypeError(f"asarray: {error}") from None
+    except TypeError as error:
+        raise DTypeError(f"asarray: {type(value).__name__} as {dtype.name if dtype else 'numbers'}: {error}") from None
+    except ValueError as error:
+        raise ShapeError(f"asarray: {error}") from None
+    return host.astype(np.float32) if dtype is None and host.dtype == np.float64 else host
 
 
 tensor = asarray
@@ -145,6 +212,8 @@ __all__ = [
     "empty",
     "empty_like",
     "eye",
+    "from_cuda_array",
+    "from_dlpack",
     "full",
     "full_like",
     "linspace",

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..dtypes import FLOATS, INTEGERS, bool_
 from ..kernels import formula as f
-from .formula_op import elementwise
+from .formula_op import Elementwise, elementwise
 from .table import NONZERO, POSITIVE, REALS, Domain
 
 NUMBERS = FLOATS + INTEGERS
@@ -84,6 +84,12 @@ def negative(x):
     return -x
 
 
+@elementwise(np.positive, accepts=NUMBERS)
+def positive(x):
+    """+x: a copy."""
+    return x
+
+
 @elementwise(np.abs, domain=NONZERO, accepts=NUMBERS)
 def abs(x):
     """|x|. The derivative at 0 is 0."""
@@ -105,7 +111,7 @@ def reciprocal(x):
 @elementwise(np.sign, domain=NONZERO, accepts=NUMBERS)
 def sign(x):
     """−1, 0 or 1; NaN stays NaN."""
-    return f.where(x > 0, 1, f.where(x < 0, -1, x * 0))
+    return f.where(x > 0, 1, f.where(x < 0, -1, f.apply("abs", x) * 0))  # of -0: 0
 
 
 @elementwise(np.minimum, accepts=NUMBERS)
@@ -124,6 +130,18 @@ def maximum(x, y):
 def where(condition, x, y):
     """x where the condition holds (is not 0), else y."""
     return f.where(condition, x, y)
+
+
+@elementwise(np.copysign, domain=NONZERO, accepts=FLOATS)
+def copysign(x, y):
+    """|x| with the sign of y, also of a zero."""
+    return f.copysign(x, y)
+
+
+@elementwise(np.hypot, domain=NONZERO, accepts=FLOATS, ulps=8)
+def hypot(x, y):
+    """√(x² + y²), without overflow on the way. The derivative at the origin is 0."""
+    return f.hypot(x, y)
 
 
 # --- powers, exponentials, logarithms -----------------------------------------------------------------------------
@@ -163,93 +181,81 @@ def log1p(x):
     return f.log1p(x)
 
 
+@elementwise(np.exp2, domain=Domain(-300, 300), result="float", accepts=NUMBERS, ulps=8)
+def exp2(x):
+    """2ˣ."""
+    return f.exp2(x)
+
+
+@elementwise(np.log2, domain=POSITIVE, result="float", accepts=NUMBERS)
+def log2(x):
+    """Logarithm to the base 2."""
+    return f.log2(x)
+
+
+@elementwise(np.log10, domain=POSITIVE, result="float", accepts=NUMBERS)
+def log10(x):
+    """Logarithm to the base 10."""
+    return f.log10(x)
+
+
+def _softer(x: Any, y: Any) -> Any:
+    return f.where(f.equal(x, y), 0.5, f.sigmoid(x - y))
+
+
+@elementwise(
+    np.logaddexp, accepts=FLOATS, ulps=8, cancels=True, partials=lambda z, x, y: (_softer(x, y), _softer(y, x))
+)
+def logaddexp(x, y):
+    """log(eˣ + eʸ), without overflow."""
+    larger = f.maximum(x, y)
+    return f.where(f.equal(x, y), x + math.log(2), larger + f.log1p(f.exp(-f.apply("abs", x - y))))
+
+
 @elementwise(_scipy("erf"), result="float", accepts=NUMBERS)
 def erf(x):
     """The error function, 2/√π ∫₀ˣ exp(−t²) dt."""
     return f.erf(x)
 
 
-# --- trigonometric and hyperbolic ---------------------------------------------------------------------------------
-@elementwise(np.sin, domain=Domain(-100, 100), result="float", accepts=NUMBERS, ulps=8)
-def sin(x):
-    """Sine of x in radians."""
-    return f.sin(x)
+@elementwise(_scipy("erfc"), domain=Domain(-5, 5), result="float", accepts=NUMBERS, ulps=64)
+def erfc(x):
+    """1 − erf(x), exact where that is small."""
+    return f.erfc(x)
 
 
-@elementwise(np.cos, domain=Domain(-100, 100), result="float", accepts=NUMBERS, ulps=8)
-def cos(x):
-    """Cosine of x in radians."""
-    return f.cos(x)
+@elementwise(_scipy("gammaln"), domain=POSITIVE, result="float", accepts=NUMBERS, ulps=8, cancels=True)
+def lgamma(x):
+    """log |Γ(x)|."""
+    return f.lgamma(x)
 
 
-@elementwise(np.tan, domain=Domain(-1.5, 1.5), result="float", accepts=NUMBERS, ulps=8)
-def tan(x):
-    """Tangent of x in radians."""
-    return f.tan(x)
-
-
-@elementwise(np.arcsin, domain=Domain(-1, 1), result="float", accepts=NUMBERS, ulps=8)
-def asin(x):
-    """Inverse sine, in −π/2 … π/2."""
-    return f.asin(x)
-
-
-@elementwise(np.arccos, domain=Domain(-1, 1), result="float", accepts=NUMBERS, ulps=8)
-def acos(x):
-    """Inverse cosine, in 0 … π."""
-    return f.acos(x)
-
-
-@elementwise(np.arctan, result="float", accepts=NUMBERS, ulps=8)
-def atan(x):
-    """Inverse tangent, in −π/2 … π/2."""
-    return f.atan(x)
-
-
-@elementwise(np.arctan2, domain=NONZERO, result="float", accepts=NUMBERS, ulps=8)
-def atan2(y, x):
-    """Angle of the point (x, y), in −π … π."""
-    return f.atan2(y, x)
-
-
-@elementwise(np.sinh, domain=Domain(-80, 80), result="float", accepts=NUMBERS, ulps=8)
-def sinh(x):
-    """Hyperbolic sine."""
-    return f.sinh(x)
-
-
-@elementwise(np.cosh, domain=Domain(-80, 80), result="float", accepts=NUMBERS, ulps=8)
-def cosh(x):
-    """Hyperbolic cosine."""
-    return f.cosh(x)
-
-
-@elementwise(np.tanh, result="float", accepts=NUMBERS, partials=lambda y, x: (1 - y * y,), ulps=8)
-def tanh(x):
-    """Hyperbolic tangent."""
-    return f.tanh(x)
+@elementwise(_scipy("digamma"), domain=POSITIVE, result="float", accepts=NUMBERS, ulps=16, cancels=True)
+def digamma(x):
+    """The derivative of log Γ(x). Its own second derivative is known for x > 0 only."""
+    return f.digamma(x)
 
 
 # --- rounding -----------------------------------------------------------------------------------------------------
-@elementwise(np.floor, accepts=FLOATS)
+@elementwise(np.floor, accepts=NUMBERS)
 def floor(x):
     """The largest whole number ≤ x. The derivative is 0."""
     return f.floor(x)
 
 
-@elementwise(np.ceil, accepts=FLOATS)
+@elementwise(np.ceil, accepts=NUMBERS)
 def ceil(x):
     """The smallest whole number ≥ x. The derivative is 0."""
     return f.ceil(x)
 
 
-@elementwise(np.trunc, accepts=FLOATS)
+@elementwise(np.trunc, accepts=NUMBERS)
 def trunc(x):
     """x without its fraction. The derivative is 0."""
     return f.trunc(x)
 
 
-@elementwise(np.rint, accepts=FLOATS)
+@elementwise(lambda x: np.rint(x).astype(x.dtype) if x.dtype.kind == "f" else x, accepts=NUMBERS)
 def round(x):
     """The nearest whole number, halves to even. The derivative is 0."""
     return f.rint(x)
@@ -307,6 +313,12 @@ def logical_or(x, y):
     return f.logical_or(x, y)
 
 
+@elementwise(np.logical_xor, result="bool", truths=("x", "y"), non_differentiable=_TRUTH_VALUED)
+def logical_xor(x, y):
+    """One alone is true (not 0)."""
+    return f.not_equal(x, y)
+
+
 @elementwise(np.logical_not, result="bool", truths=("x",), non_differentiable=_TRUTH_VALUED)
 def logical_not(x):
     """x is false (0)."""
@@ -319,16 +331,17 @@ def isnan(x):
     return f.isnan(x)
 
 
-@elementwise(np.isfinite, result="bool", accepts=FLOATS, non_differentiable=_TRUTH_VALUED)
+# ∞ − ∞ is a NaN. An integer cannot be compared with ∞
+@elementwise(np.isfinite, result="bool", accepts=NUMBERS, non_differentiable=_TRUTH_VALUED)
 def isfinite(x):
     """x is neither infinite nor NaN."""
-    return f.apply("abs", x) < math.inf
+    return f.equal(x - x, 0)
 
 
-@elementwise(np.isinf, result="bool", accepts=FLOATS, non_differentiable=_TRUTH_VALUED)
+@elementwise(np.isinf, result="bool", accepts=NUMBERS, non_differentiable=_TRUTH_VALUED)
 def isinf(x):
     """x is +∞ or −∞."""
-    return f.equal(f.apply("abs", x), math.inf)
+    return f.logical_and(f.equal(x, x), f.not_equal(x - x, 0))
 
 
 @elementwise(
@@ -339,4 +352,4 @@ def lerp(a, b, t):
     return a + t * (b - a)
 
 
-__all__ = [name for name, value in list(globals().items()) if hasattr(value, "vjp_formula")]
+__all__ = [name for name, value in list(globals().items()) if isinstance(value, Elementwise)]

@@ -11,7 +11,8 @@ import numpy as np
 from .. import dtypes
 from ..dtypes import DType
 from ..errors import DTypeError
-from ..grad import Node, Saved, is_recording, record
+from ..grad import Node, Saved, accumulate_with, is_recording, record
+from ..grad.anomaly import WATCH, inspect_forward
 from ..kernels import formula
 from ..kernels.formula import Expr
 from ..tensor import Tensor
@@ -33,8 +34,10 @@ class Elementwise:
         partials: Callable[..., Sequence[Expr]] | None = None,
         non_differentiable: str = "",
         accepts: tuple[DType, ...] = dtypes.ALL,
+        defaults: dict[str, Any] | None = None,
     ) -> None:
         self.name = self.__name__ = name
+        self._defaults = defaults or {}
         self.operands = tuple(names)  # as the author called them
         # inside, operands are x0, x1 …: a formula may call one of its own `y` or `g`
         self.names = tuple(f"x{i}" for i in range(len(names)))
@@ -51,13 +54,25 @@ class Elementwise:
         self._vjps: dict[int, Elementwise] = {}
         self._joint: dict[tuple[int, ...], MapKernel] = {}
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
         # this is on the path of every small op: one pass over the operands, one look-up
         kinds = tuple([a.dtype if isinstance(a, Tensor) else a.__class__ for a in args])
         known = self._types.get(kinds)
-        if known is not None:
+        if known is not None and not keywords:
             return self._apply(args, *known)
+        if keywords or len(args) < len(self.names):
+            return self(*self._complete(args, keywords))
         return self._first_call(args)
+
+    def _complete(self, args: Sequence[Any], keywords: dict[str, Any]) -> list[Any]:
+        """All operands in order: given by place or by name, or left at their defaults."""
+        given = dict(zip(self.operands, args, strict=False))
+        unknown = [name for name in keywords if name in given or name not in self.operands]
+        given = {**self._defaults, **given, **keywords}
+        if unknown or len(args) > len(self.names) or len(given) < len(self.names):
+            named = "".join(f", {name}=" for name in keywords)
+            raise TypeError(f"{self.name}: takes {', '.join(self.operands)}; got {len(args)} operands{named}")
+        return [given[name] for name in self.operands]
 
     def _first_call(self, args: Sequence[Any]) -> Any:
         """A call with operands of kinds not met before: expressions, NumPy scalars, mistakes, or new dtypes."""
@@ -97,6 +112,8 @@ class Elementwise:
                 common = dtypes.promote_scalar(common, v)
         if self.result == "float" and not common.is_floating:
             common = dtypes.default_float
+        if common not in self.accepts:  # a number made it so: an integer tensor with 1.5
+            raise DTypeError(f"{self.name}: not defined for {common.name}")
         compute = common if common.kind == "bool" else common.accumulator
         return (dtypes.bool_ if self.result == "bool" else common), compute
 
@@ -107,6 +124,8 @@ class Elementwise:
             if isinstance(v, Tensor) and v.requires_grad and out[0].is_floating and is_recording():
                 self._record(values, y, compute)
                 break
+        if WATCH.open:
+            inspect_forward(self.name, values, (y,))
         return y
 
     def _record(self, values: Sequence[Any], y: Tensor, compute: DType) -> None:
@@ -178,6 +197,22 @@ class Elementwise:
         return kernel(inputs, kinds, compute)
 
 
+_ADDED = MapKernel("accumulate", ("x0", "x1"), (formula.variable("x0") + formula.variable("x1"),))
+
+
+def _add_into(total: Tensor, part: Tensor) -> bool:
+    """total += part, rounded as `total + part` is; False where that cannot be done in place."""
+    if total.dtype is not part.dtype or total.shape != part.shape or not total.is_contiguous:
+        return False
+    if total.device != part.device:
+        return False
+    _ADDED((total, part), (total.dtype,), total.dtype.accumulator, into=(total,))
+    return True
+
+
+accumulate_with(_add_into)
+
+
 def sum_to(gradient: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Undo broadcasting: sum over the axes that were added or stretched."""
     if gradient.shape == shape:
@@ -204,12 +239,14 @@ def elementwise(
     """An entry from a scalar formula; its name, operands and docs come from the function.
 
     reference: the same on NumPy arrays in f64. domain: of all operands, or a tuple of one each. result: "same" (the
-    promoted dtype), "float" (integers give float32) or "bool". truths: operands used as truth values.
+    promoted dtype), "float" (integers give float32) or "bool". truths: operands used as truth values. A default of
+    the function's parameter, a number, is the operand's.
     partials: (y, *operands) → partial derivatives, where a cheaper or more stable form than the derived one exists.
     """
 
     def decorate(function: Callable[..., Any]) -> Elementwise:
-        names = tuple(inspect.signature(function).parameters)
+        parameters = inspect.signature(function).parameters
+        names = tuple(parameters)
         expr = formula.trace(function, names)
         if not non_differentiable:
             formula.check_differentiable(expr, function.__name__)
@@ -222,6 +259,7 @@ def elementwise(
             partials=partials,
             non_differentiable=non_differentiable,
             accepts=accepts,
+            defaults={n: p.default for n, p in parameters.items() if p.default is not inspect.Parameter.empty},
         )
         doc = inspect.getdoc(function) or ""
         op.__doc__ = doc

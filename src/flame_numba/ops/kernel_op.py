@@ -9,7 +9,8 @@ from typing import Any
 from .. import dtypes
 from ..dtypes import DType
 from ..errors import GradientError
-from ..grad import Node, Saved, record
+from ..grad import Node, Saved, SavedItems, keep, record, record_many
+from ..grad.anomaly import WATCH, inspect_forward, quietly
 from ..tensor import Tensor
 from .autocast import cast_target
 from .formula_op import sum_to
@@ -23,6 +24,9 @@ class Primitive:
     The rule is called as rule(g, …) where each further parameter names an operand or keyword of the op, `y` (its
     result), `<operand>_shape`, something the op saved (`return y, {"rstd": rstd}`), `needs` (which tensor operands
     want a gradient) or `shapes` (of all of them). It returns one gradient a tensor operand, in order.
+
+    An op may return several tensors, as a tuple, or `(tuple, {…})` where it saves something. Then `g` is the tuple of
+    their gradients, with None for a result that none came to or that is not floating, and `y` the tuple of results.
     """
 
     def __init__(
@@ -49,19 +53,29 @@ class Primitive:
         tensors += [a for a in keywords.values() if isinstance(a, Tensor)]
         if len(tensors) > 1:
             same_device(tensors, self.name)
-        result = self._function(*args, **keywords)
-        y, extra = result if isinstance(result, tuple) else (result, {})
-        if y.dtype.is_floating and wants_gradient(tensors):
-            if self._gradient is None:
-                refuse(self.name, tensors, y, self.non_differentiable)
-            else:
-                self._record(args, keywords, tensors, y, extra)
+        function = self._function
+        result = quietly(function, args, keywords) if WATCH.open else function(*args, **keywords)
+        y, extra = result if isinstance(result, tuple) and isinstance(result[-1], dict) else (result, {})
+        results = y if isinstance(y, tuple) else (y,)
+        if WATCH.open:
+            inspect_forward(self.name, tensors, results)
+        if wants_gradient(tensors):
+            self._record(args, keywords, tensors, y, results, extra)
         return y
 
     def _record(
-        self, args: tuple[Any, ...], keywords: dict[str, Any], tensors: list[Tensor], y: Tensor, extra: dict[str, Any]
-    ) -> None:
+        self, args: tuple[Any, ...], keywords: dict[str, Any], tensors: list[Tensor], y: Any,
+        results: tuple[Tensor, ...], extra: dict[str, Any],
+    ) -> None:  # fmt: skip
         floating = [t if t.dtype.is_floating else None for t in tensors]
+        wanted = [r if r.dtype.is_floating else None for r in results]
+        if self._gradient is None:
+            for r in wanted:
+                if r is not None:
+                    refuse(self.name, floating, r, self.non_differentiable)
+            return
+        if not any(r is not None for r in wanted):
+            return
         known = {} if self._varargs else {p.name: p.default for p in self._parameters}
         known.update({} if self._varargs else zip((p.name for p in self._parameters), args, strict=False))
         known.update(keywords)
@@ -69,7 +83,8 @@ class Primitive:
         saved: dict[str, Any] = {"*like": tuple(None if t is None else (t.shape, t.dtype) for t in floating)}
         for name in self._wanted:
             if name == "y":
-                saved[name] = Saved(y, is_output=True)
+                saves = [Saved(r, r.dtype.is_floating, i) for i, r in enumerate(results)]
+                saved[name] = SavedItems(saves) if isinstance(y, tuple) else saves[0]
             elif name == "needs":
                 saved[name] = tuple(t is not None and t.requires_grad for t in floating)
             elif name == "shapes":
@@ -78,13 +93,16 @@ class Primitive:
                 value = known[name.removesuffix("_shape")]
                 saved[name] = None if value is None else value.shape
             else:
-                value = known[name]
-                saved[name] = Saved(value) if isinstance(value, Tensor) else value
-        record(self.name, floating, y, self._rule, saved)
+                saved[name] = keep(known[name])
+        if isinstance(y, tuple):
+            record_many(self.name, floating, wanted, self._rule, saved)
+        else:
+            record(self.name, floating, y, self._rule, saved)
 
-    def _rule(self, gradient: Tensor, node: Node) -> Sequence[Tensor | None]:
+    def _rule(self, gradient: Any, node: Node) -> Sequence[Tensor | None]:
         assert self._gradient is not None
-        parts = self._gradient(gradient, **{name: node.value(name) for name in self._wanted})
+        given = tuple(gradient) if isinstance(gradient, list) else gradient
+        parts = self._gradient(given, **{name: node.value(name) for name in self._wanted})
         parts = parts if isinstance(parts, tuple) else (parts,)
         like = node.value("*like")
         if len(parts) != len(like):

@@ -14,6 +14,7 @@ from ..kernels.compile import Program
 from ..kernels.formula import Expr
 from ..shapes import Shape, broadcast, collapse, expand_strides, numel, row_major
 from ..tensor import Tensor, dense
+from .debug import is_debugging, settle
 
 _EXECUTABLES: dict[tuple[Any, ...], Executable] = {}
 _MAX_PLANS = 4096  # shapes vary without end in some programs: forget all, then learn again
@@ -45,6 +46,8 @@ def run(
         if backend.streams_used:
             note_use(arguments, stream)
         kernel.launch(config, tuple([a.address if isinstance(a, Tensor) else a for a in arguments]), stream)
+    if is_debugging():
+        settle(backend, build.__name__.removesuffix("_program"))
 
 
 def note_use(operands: Sequence[Any], stream: int) -> None:
@@ -137,6 +140,8 @@ class MapKernel:
             outputs = [dense(device, d, plan.shape, plan.strides, plan.numel) for d in dtypes]
         else:
             outputs = list(into)
+            for x in into:
+                x.storage.version += 1  # before the write: memory that is lent for reading only refuses
         if plan.kernel is not None:
             stream = current_stream(backend)
             with backend.lock:
@@ -149,9 +154,8 @@ class MapKernel:
                     else:
                         arguments.append(x)
                 plan.kernel.launch(plan.config, (*arguments, *plan.tail), stream)
-        if into is not None:
-            for x in into:
-                x.storage.version += 1
+            if is_debugging():
+                settle(backend, self.name)
         return outputs
 
     def _plan(

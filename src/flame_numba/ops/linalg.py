@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from typing import Any
 
 import numpy as np
 
 from ..dtypes import FLOATS, INTEGERS, DType, promote
-from ..errors import ShapeError
+from ..errors import ConfigError, ShapeError
 from ..kernels.matmul import HOST_TILE, cuda_tile, matmul_program
 from ..shapes import broadcast, collapse, numel
 from ..tensor import Tensor, expanded, new
+from .formula_op import Elementwise, fuse
 from .kernel_op import primitive
 from .launch import run
 from .movement import copied, copy_into, fill_, reshape, transpose
-from .table import case, composite
+from .table import TABLE, case, composite
 
 
 def general_matmul(y: Tensor, a: Tensor, b: Tensor, compute: DType) -> None:
@@ -117,16 +119,39 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return matrix_product(a, b)
 
 
+def _linear_reference(x: Any, w: Any, b: Any = None, activation: str | None = None) -> Any:
+    y = x @ w.T + (0 if b is None else b)
+    return np.maximum(y, 0) if activation == "relu" else y / (1 + np.exp(-y)) if activation == "silu" else y
+
+
+@functools.cache
+def _epilogue(activation: str, biased: bool) -> Elementwise:
+    """Bias and activation in one kernel."""
+    entry = TABLE.get(activation)
+    if entry is None or entry.kind != "elementwise" or len(entry.parameters) != 1:
+        raise ConfigError(f"linear: activation={activation!r} is no elementwise op of one operand")
+    op = entry.op
+    return fuse(lambda y, b: op(y + b)) if biased else fuse(lambda y: op(y))
+
+
 @composite(
-    lambda x, w, b=None: x @ w.T + (0 if b is None else b),
-    [case((3, 4), (5, 4), (5,)), case((2, 3, 4), (5, 4)), case((4,), (5, 4), (5,))], ulps=8, method=False,
-    autocast="low",
+    _linear_reference,
+    [
+        case((3, 4), (5, 4), (5,)), case((2, 3, 4), (5, 4)), case((4,), (5, 4), (5,)),
+        case((3, 4), (5, 4), (5,), activation="silu"), case((3, 4), (5, 4), activation="silu"),
+    ],
+    ulps=8, method=False, autocast="low",
 )  # fmt: skip
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x·weightᵀ + bias: x (…, in), weight (out, in), bias (out) → (…, out)."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None) -> Tensor:
+    """x·weightᵀ + bias: x (…, in), weight (out, in), bias (out) → (…, out).
+
+    activation: the name of an elementwise op, such as "gelu"; bias and activation are then one kernel.
+    """
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ShapeError(f"linear: x.shape[-1] must equal weight.shape[1] (x: {x.shape}, weight: {weight.shape})")
     y = matmul(x, transpose(weight, 0, 1))
+    if activation is not None:
+        return _epilogue(activation, bias is not None)(*((y,) if bias is None else (y, bias)))
     return y if bias is None else y + bias
 
 
@@ -138,4 +163,31 @@ def outer(x: Tensor, y: Tensor) -> Tensor:
     return reshape(x, (x.shape[0], 1)) * y
 
 
-__all__ = ["linear", "matmul", "outer"]
+@composite(np.matmul, [case((2, 3, 4), (2, 4, 5)), case((0, 3, 4), (0, 4, 5))], ulps=8)
+def bmm(a: Tensor, b: Tensor) -> Tensor:
+    """Products of two batches of matrices: (n, i, k), (n, k, j) → (n, i, j). Raises ShapeError if batches differ."""
+    if a.ndim != 3 or b.ndim != 3 or a.shape[0] != b.shape[0]:
+        raise ShapeError(f"bmm: needs two batches of as many matrices, got shapes {a.shape} and {b.shape}")
+    return matrix_product(a, b)
+
+
+@composite(
+    lambda c, a, b, beta=1, alpha=1: beta * c + alpha * (a @ b), [case((3, 5), (3, 4), (4, 5), alpha=0.5)], ulps=8
+)
+def addmm(c: Tensor, a: Tensor, b: Tensor, beta: float = 1, alpha: float = 1) -> Tensor:
+    """beta·c + alpha·(a @ b), c broadcast. c is not read if beta is 0."""
+    product = matmul(a, b)
+    if alpha != 1:
+        product = product * alpha
+    return product if beta == 0 else product + (c if beta == 1 else c * beta)
+
+
+@composite(np.dot, [case((4,), (4,)), case((0,), (0,))], ulps=8)
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Σ a·b of two vectors, 0-d. Raises ShapeError for anything else."""
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ShapeError(f"dot: needs two vectors of one length, got shapes {a.shape} and {b.shape}")
+    return matmul(a, b)
+
+
+__all__ = ["addmm", "bmm", "dot", "linear", "matmul", "outer"]

@@ -1,4 +1,8 @@
-"""Losses: a mean over the batch by default, computed in f32 under autocast."""
+"""Losses: "mean" (of no elements: NaN), "sum" or "none" of them; each element's loss is computed in f32 (f64 for f64).
+
+Under autocast they take f32. `class_losses.py` has cross_entropy and nll_loss, `likelihood_losses.py` those of
+probabilities.
+"""
 
 from __future__ import annotations
 
@@ -6,137 +10,170 @@ from typing import Any
 
 import numpy as np
 
-from ..dtypes import FLOATS
-from ..errors import ConfigError, DTypeError, ShapeError
-from ..grad import is_recording
+from ..dtypes import promote
+from ..errors import ConfigError, DTypeError
 from ..kernels import formula as f
-from ..kernels import rows as kernels
-from ..shapes import numel
-from ..tensor import Tensor, new
-from .elementwise import abs
-from .formula_op import elementwise
-from .indexing import _check_index, _fault, _raise_now, one_hot
-from .kernel_op import primitive
-from .launch import run
-from .movement import contiguous, to_dtype, unsqueeze
-from .normalization import softmax
-from .reductions import mean, sum
-from .table import Domain, Integers, case, composite
-
-_LABEL = _fault("cross_entropy: a label was out of range in a kernel queued before this point (it was taken as 0)")
-
-
-def _reduced(loss: Tensor, reduction: str, op: str) -> Tensor:
-    if reduction == "none":
-        return loss
-    if reduction not in ("mean", "sum"):
-        raise ConfigError(f"{op}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    return mean(loss) if reduction == "mean" else sum(loss)
+from ..shapes import broadcast
+from ..tensor import Tensor
+from .class_losses import cross_entropy, nll_loss
+from .elementwise import maximum, rsqrt
+from .likelihood_losses import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    gaussian_nll_loss,
+    kl_div,
+    poisson_nll_loss,
+)
+from .loss_terms import PAIR, element_formula, elements, reduce_reference, reduced_loss, with_reduction
+from .movement import to_dtype
+from .reductions import sum
+from .table import Booleans, Floats, case, composite
 
 
-def _rows_gradient(g: Tensor, x: Tensor, labels: Tensor, lse: Tensor) -> Any:
-    if is_recording():
-        return (softmax(x) - one_hot(labels, x.shape[-1]).to_dtype(x.dtype)) * unsqueeze(g, -1), None
-    source = contiguous(x.detach())
-    n = x.shape[-1]
-    dx = new(x.device, x.dtype, x.shape)
-    if dx.numel:
-        rows, threads = dx.numel // n, kernels.row_threads(n)
-        run(
-            x.device, kernels.cross_entropy_gradient_program, (x.dtype, labels.dtype, threads),
-            (dx, source, lse, contiguous(labels), contiguous(to_dtype(g.detach(), x.dtype)), rows, n), rows, threads,
-        )  # fmt: skip
-    return dx, None
+# --- distances ----------------------------------------------------------------------------------------------------
+@element_formula()
+def _squared(x, t):
+    return (x - t) * (x - t)
 
 
-def _rows_reference(x: Any, labels: Any) -> Any:
-    top = x.max(-1, keepdims=True)
-    lse = np.log(np.exp(x - top).sum(-1)) + top[..., 0]
-    return lse - np.take_along_axis(x, labels[..., None], -1)[..., 0]
-
-
-@primitive(
-    _rows_reference, [case((4, 7), Integers((4,), 0, 7)), case((2, 3, 300), Integers((2, 3), 0, 300))],
-    gradient=_rows_gradient, autocast="high", ulps=32, method=False,
-)  # fmt: skip
-def cross_entropy_rows(x: Tensor, labels: Tensor) -> Any:
-    """log Σ exp(x) − x[label] of each row: (…, n), integer labels (…) → (…). See cross_entropy."""
-    _check_index(labels, "cross_entropy")
-    if not x.dtype.is_floating:
-        raise DTypeError(f"cross_entropy: needs floating logits, got {x.dtype.name}")
-    if x.ndim < 1 or labels.shape != x.shape[:-1]:
-        raise ShapeError(f"cross_entropy: labels.shape={labels.shape} must equal logits.shape[:-1] (logits: {x.shape})")
-    if x.shape[-1] == 0:
-        raise ShapeError(f"cross_entropy: no classes (logits: {x.shape})")
-    source, n = contiguous(x.detach()), x.shape[-1]
-    loss = new(x.device, x.dtype, labels.shape)
-    lse = new(x.device, x.dtype.accumulator, labels.shape)
-    if loss.numel:
-        rows, threads = numel(labels.shape), kernels.row_threads(n)
-        run(
-            x.device, kernels.cross_entropy_program, (x.dtype, labels.dtype, threads),
-            (loss, lse, source, contiguous(labels), x.device.backend.fault_cell, _LABEL, rows, n), rows, threads,
-        )  # fmt: skip
-        _raise_now(x)
-    return loss, {"lse": lse}
-
-
-@composite(
-    lambda x, labels, reduction="mean": _rows_reference(x, labels).mean(),
-    [case((4, 7), Integers((4,), 0, 7)), case((1, 1), Integers((1,), 0, 1))], ulps=32, method=False,
-)  # fmt: skip
-def cross_entropy(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-    """−log softmax(logits)[label]: logits (…, classes), integer labels (…); "mean", "sum" or "none" of them.
-
-    A label out of range raises IndexOutOfRange: on the CPU device at once, on CUDA when a value next comes to the host.
-    """
-    return _reduced(cross_entropy_rows(logits, labels), reduction, "cross_entropy")
-
-
-def _same_shape(x: Tensor, target: Tensor, op: str) -> None:
-    if x.shape != target.shape:
-        raise ShapeError(f"{op}: prediction {x.shape} and target {target.shape} must have one shape")
-
-
-@composite(
-    lambda x, t, reduction="mean": ((x - t) ** 2).mean(), [case((3, 4), (3, 4)), case((), ())], ulps=16, method=False,
-    autocast="high",
-)  # fmt: skip
+@composite(with_reduction(lambda x, t: (x - t) ** 2), PAIR, ulps=16, method=False, autocast="high")
 def mse_loss(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """Squared distance, its mean, "sum" or "none" of them."""
-    _same_shape(prediction, target, "mse_loss")
-    distance = prediction - target
-    return _reduced(distance * distance, reduction, "mse_loss")
+    """Squared distance, (x − t)²."""
+    return reduced_loss("mse_loss", reduction, _squared, prediction, target)
 
 
-@composite(
-    lambda x, t, reduction="mean": np.abs(x - t).mean(), [case((3, 4), (3, 4))], ulps=16, method=False,
-    autocast="high",
-)  # fmt: skip
+@element_formula()
+def _absolute(x, t):
+    return abs(x - t)
+
+
+@composite(with_reduction(lambda x, t: np.abs(x - t)), PAIR, ulps=16, method=False, autocast="high")
 def l1_loss(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """Absolute distance, its mean, "sum" or "none" of them."""
-    _same_shape(prediction, target, "l1_loss")
-    return _reduced(abs(prediction - target), reduction, "l1_loss")
+    """Absolute distance, |x − t|; its derivative at 0 is 0."""
+    return reduced_loss("l1_loss", reduction, _absolute, prediction, target)
 
 
-@elementwise(
-    lambda x, t: np.maximum(x, 0) - x * t + np.log1p(np.exp(-np.abs(x))),
-    domain=(Domain(-1e3, 1e3, special=False), Domain(0, 1, special=False)), accepts=FLOATS, ulps=8, cancels=True,
-    partials=lambda y, x, t: (f.sigmoid(x) - t, -x),
-)  # fmt: skip
-def logistic_loss(x, target):
-    """−t·log σ(x) − (1 − t)·log(1 − σ(x)), without overflow: the binary cross-entropy of a logit."""
-    return f.maximum(x, 0) - x * target + f.log1p(f.exp(-f.apply("abs", x)))
+@element_formula()
+def _huber(x, t, delta, factor):
+    d = abs(x - t)
+    return factor * f.where(d <= delta, 0.5 * d * d, delta * (d - 0.5 * delta))
+
+
+def _huber_reference(x: Any, t: Any, delta: float = 1.0) -> Any:
+    d = np.abs(x - t)
+    return np.where(d <= delta, 0.5 * d * d, delta * (d - 0.5 * delta))
 
 
 @composite(
-    lambda x, t, reduction="mean": (np.maximum(x, 0) - x * t + np.log1p(np.exp(-np.abs(x)))).mean(),
-    [case((3, 4), (3, 4))], ulps=32, method=False, autocast="high",
+    with_reduction(_huber_reference), [*PAIR, case((3, 4), (3, 4), delta=0.3)], ulps=16, method=False, autocast="high"
+)
+def huber_loss(prediction: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
+    """(x − t)²/2 up to a distance delta > 0, a straight line beyond. (Huber 1964)"""
+    if not delta > 0:
+        raise ConfigError(f"huber_loss: delta must be above 0, got {delta}")
+    return reduced_loss("huber_loss", reduction, _huber, prediction, target, delta, 1.0)
+
+
+@composite(
+    with_reduction(lambda x, t, beta=1.0: _huber_reference(x, t, beta) / beta if beta else np.abs(x - t)),
+    [*PAIR, case((3, 4), (3, 4), beta=0.3), case((3, 4), (3, 4), beta=0.0)], ulps=16, method=False, autocast="high",
 )  # fmt: skip
-def binary_cross_entropy_with_logits(logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """Mean binary cross-entropy of logits against probabilities of the same shape."""
-    _same_shape(logits, target, "binary_cross_entropy_with_logits")
-    return _reduced(logistic_loss(logits, target), reduction, "binary_cross_entropy_with_logits")
+def smooth_l1_loss(prediction: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0) -> Tensor:
+    """The absolute distance, with a parabola below beta ≥ 0: huber_loss / beta. (Girshick 2015)"""
+    if not beta >= 0:
+        raise ConfigError(f"smooth_l1_loss: beta must be at least 0, got {beta}")
+    if beta == 0:
+        return reduced_loss("smooth_l1_loss", reduction, _absolute, prediction, target)
+    return reduced_loss("smooth_l1_loss", reduction, _huber, prediction, target, beta, 1 / beta)
 
 
-__all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "l1_loss", "mse_loss"]
+# --- margins and angles -----------------------------------------------------------------------------------------------
+@element_formula()
+def _hinge(x, t):
+    margin = 1 - t * x
+    return f.where(margin > 0, margin, margin * 0)
+
+
+@composite(
+    with_reduction(lambda x, t: np.maximum(1 - t * x, 0)), [case(Floats((3, 4), -0.7, 0.7), Floats((3, 4), -1.0, 1.0))],
+    ulps=16, method=False, autocast="high",
+)  # fmt: skip
+def hinge_loss(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """max(0, 1 − t·x) for targets t = ±1; its derivative at the margin is 0. (Cortes and Vapnik 1995)"""
+    return reduced_loss("hinge_loss", reduction, _hinge, prediction, target)
+
+
+def _cosine_reference(x: Any, t: Any, axis: int = -1, eps: float = 1e-8) -> Any:
+    a, b = (np.maximum(np.sqrt((v * v).sum(axis)), eps) for v in (x, t))
+    return (x * t).sum(axis) / (a * b)
+
+
+@element_formula()
+def _product(x, t):
+    return x * t
+
+
+@composite(
+    _cosine_reference, [
+        case((3, 5), (3, 5)), case((2, 4, 3), (2, 4, 3), axis=1), case((3, 5), (5,)), case((4,), (4,)),
+        case((0, 3), (0, 3)),
+    ], ulps=32, autocast="high",
+)  # fmt: skip
+def cosine_similarity(x: Tensor, other: Tensor, axis: int = -1, eps: float = 1e-8) -> Tensor:
+    """Σ x·y / (max(‖x‖, eps)·max(‖y‖, eps)) along an axis of the broadcast shapes, summed in f32 (f64 for f64)."""
+    for t in (x, other):
+        if not t.dtype.is_floating:
+            raise DTypeError(f"cosine_similarity: needs floating tensors, got {t.dtype.name}")
+    if x.ndim != other.ndim:  # an axis from the end is the same in both
+        shape = broadcast([x.shape, other.shape], "cosine_similarity")
+        x, other = x.broadcast_to(shape), other.broadcast_to(shape)
+    dot, xx, yy = (sum(elements(_product, a, b, wide=True), axis=axis) for a, b in ((x, other), (x, x), (other, other)))
+    least = max(eps * eps, 1e-38)
+    return to_dtype(dot * rsqrt(maximum(xx, least)) * rsqrt(maximum(yy, least)), promote(x.dtype, other.dtype))
+
+
+@element_formula()
+def _cosine_distance(c, t, margin):
+    away = c - margin
+    return f.where(t > 0, 1 - c, f.where(away > 0, away, away * 0))
+
+
+def _cosine_embedding_reference(x: Any, y: Any, t: Any, margin: float = 0.0, reduction: str = "mean") -> Any:
+    c = _cosine_reference(x, y)
+    return reduce_reference(np.where(np.where(t, 1, -1) > 0, 1 - c, np.maximum(c - margin, 0)), reduction)
+
+
+def _signs(x: Tensor, y: Tensor, mask: Tensor, **keywords: Any) -> Tensor:
+    return cosine_embedding_loss(x, y, to_dtype(mask, x.dtype) * 2 - 1, **keywords)
+
+
+@composite(
+    _cosine_embedding_reference, [
+        case((3, 5), (3, 5), Booleans((3,))), case((3, 5), (3, 5), Booleans((3,)), margin=-0.9, reduction="none"),
+    ], ulps=32, method=False, autocast="high", example=_signs,
+)  # fmt: skip
+def cosine_embedding_loss(
+    x: Tensor, other: Tensor, target: Tensor, margin: float = 0.0, reduction: str = "mean", axis: int = -1
+) -> Tensor:
+    """1 − cos(x, y) for a target above 0, else max(0, cos(x, y) − margin): x, y (…, n), target (…)."""
+    cosine = cosine_similarity(x, other, axis)
+    sign = target if target.dtype.is_floating else to_dtype(target, cosine.dtype)
+    return reduced_loss("cosine_embedding_loss", reduction, _cosine_distance, cosine, sign, float(margin))
+
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cosine_embedding_loss",
+    "cosine_similarity",
+    "cross_entropy",
+    "gaussian_nll_loss",
+    "hinge_loss",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
+    "mse_loss",
+    "nll_loss",
+    "poisson_nll_loss",
+    "smooth_l1_loss",
+]

@@ -1,4 +1,4 @@
-"""Tensor's operators, and the spellings of FLAME's documents: each one line over an op."""
+"""Tensor's operators, and methods that no entry installs: each one line over an op."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from ..grad import backward
 from ..tensor import Tensor
-from . import creation, elementwise, indexing, linalg, movement, random, reductions
+from . import bitwise, closeness, creation, elementwise, inplace, keys, linalg, movement, random
 
 
 def _reversed(op: Any) -> Any:
@@ -22,16 +22,20 @@ _OPERATORS = {
     "mod": elementwise.remainder,
     "pow": elementwise.pow,
     "matmul": linalg.matmul,
+    **{name: op for name, op in bitwise.OPERATORS.items() if name != "invert"},
 }
-_COMPARISONS = {
+_UNREVERSED = {
     "lt": elementwise.less,
     "le": elementwise.less_equal,
     "gt": elementwise.greater,
     "ge": elementwise.greater_equal,
     "eq": elementwise.equal,
     "ne": elementwise.not_equal,
-    "and": elementwise.logical_and,
-    "or": elementwise.logical_or,
+    "neg": elementwise.negative,
+    "pos": elementwise.positive,
+    "abs": elementwise.abs,
+    "invert": bitwise.OPERATORS["invert"],
+    **inplace.OPERATORS,
 }
 
 
@@ -42,9 +46,7 @@ def _method(op: Any) -> Any:
 for _name, _op in _OPERATORS.items():
     setattr(Tensor, f"__{_name}__", _method(_op))
     setattr(Tensor, f"__r{_name}__", _reversed(_op))
-for _name, _op in _COMPARISONS.items():
-    setattr(Tensor, f"__{_name}__", _method(_op))
-for _name, _op in {"neg": elementwise.negative, "abs": elementwise.abs, "invert": elementwise.logical_not}.items():
+for _name, _op in _UNREVERSED.items():
     setattr(Tensor, f"__{_name}__", _method(_op))
 
 
@@ -59,30 +61,19 @@ def _shape_method(op: Any) -> Any:
 
 
 _METHODS: dict[str, Any] = {
-    "__getitem__": indexing.getitem,
-    "__setitem__": indexing.setitem,
+    "__getitem__": keys.getitem,
+    "__setitem__": keys.setitem,
     "reshape": _shape_method(movement.reshape),
     "view": _shape_method(movement.view),
     "permute": _shape_method(movement.permute),
     "broadcast_to": _shape_method(movement.broadcast_to),
     "expand": _shape_method(movement.broadcast_to),
+    "clamp": closeness.clip,
     "split": movement.split,
-    "fill_": movement.fill_,
     "ones_like": creation.ones_like,
     "zeros_like": creation.zeros_like,
     "backward": backward,
     "dropout": random.dropout,
-    # FLAME's names
-    "sum_dim": lambda self, dim, keep_dim=False: reductions.sum(self, axis=dim, keepdims=keep_dim),
-    "mean_dim": lambda self, dim, keep_dim=False: reductions.mean(self, axis=dim, keepdims=keep_dim),
-    "max_dim": lambda self, dim, keep_dim=False: reductions.max(self, axis=dim, keepdims=keep_dim),
-    "add_scalar": lambda self, value: elementwise.add(self, value),
-    "mul_scalar": lambda self, value: elementwise.multiply(self, value),
-    "sub": lambda self, other: elementwise.subtract(self, other),
-    "mul": lambda self, other: elementwise.multiply(self, other),
-    "div": lambda self, other: elementwise.divide(self, other),
-    "bmm": lambda self, other: linalg.matmul(self, other),
-    "index_select": lambda self, dim, indices: indexing.take(self, indices, dim),
 }
 for _name, _op in _METHODS.items():
     setattr(Tensor, _name, _op)

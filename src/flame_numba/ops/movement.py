@@ -144,9 +144,9 @@ def permute(x: Tensor, axes: Sequence[int]) -> Tensor:
     return x.alias(permuted(x.shape, order), permuted(x.strides, order), x.offset)
 
 
-@composite(lambda x, a, b: x.swapaxes(a, b), [case((2, 3, 4), 0, -1)])
-def transpose(x: Tensor, axis0: int, axis1: int) -> Tensor:
-    """Two axes exchanged, as a view."""
+@composite(lambda x, a=-2, b=-1: x.swapaxes(a, b), [case((2, 3, 4), 0, -1), case((3, 2))])
+def transpose(x: Tensor, axis0: int = -2, axis1: int = -1) -> Tensor:
+    """Two axes exchanged (default the last two), as a view."""
     order = list(range(x.ndim))
     a, b = axis_index(axis0, x.ndim, "transpose"), axis_index(axis1, x.ndim, "transpose")
     order[a], order[b] = order[b], order[a]
@@ -263,23 +263,21 @@ def flip(x: Tensor, axis: int | Sequence[int] | None = None) -> Tensor:
     return strided_slice(x, starts, x.shape, tuple(-1 if turn else 1 for turn in turned))
 
 
-@composite(
+@primitive(
     lambda x, widths, value=0.0: np.pad(x, widths, constant_values=value),
     [case((2, 3), widths=((1, 0), (0, 2))), case((2,), widths=((1, 1),), value=2.5)],
-)
+    gradient=lambda g, x_shape, widths: strided_slice(g, tuple(a for a, _ in widths), x_shape, (1,) * g.ndim), ulps=0,
+)  # fmt: skip
 def pad(x: Tensor, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
-    """`value` added before and after each axis: widths[axis] = (before, after), each ≥ 0."""
+    """`value` added before and after each axis: widths[axis] = (before, after), each ≥ 0. See also pad_border."""
     if len(widths) != x.ndim or any(w < 0 for pair in widths for w in pair):
         raise ShapeError(f"pad: widths={widths} must be a pair of sizes ≥ 0 for each of {x.ndim} axes")
-    shape = tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True))
-    starts, steps = tuple(a for a, _ in widths), (1,) * x.ndim
-    y = place(x, shape, starts, steps)
-    if value == 0:
-        return y
-    border = new(x.device, x.dtype, shape)
-    fill_(border, value)
-    fill_(strided_slice(border, starts, x.shape, steps), 0)
-    return y + border
+    y = new(x.device, x.dtype, tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True)))
+    fill_(y, value)
+    if x.numel:
+        start = sum(a * stride for (a, _), stride in zip(widths, y.strides, strict=True))
+        copy_into(y.alias(x.shape, y.strides, start), x)
+    return y
 
 
 # --- joining and cutting ------------------------------------------------------------------------------------------

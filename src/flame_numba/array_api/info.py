@@ -1,0 +1,40 @@
+"""Inspection: what `__array_namespace_info__()` tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..devices import Device, cuda_device_count, current_device
+from ..dtypes import INTEGERS, DType, bool_, default_float, default_int, float32, float64
+from .data_types import isdtype
+
+_DTYPES = (bool_, *INTEGERS, float32, float64)  # those that the standard names
+
+
+class Info:
+    """What this namespace can do, its devices and dtypes."""
+
+    def capabilities(self) -> dict[str, Any]:
+        """Boolean masks and shapes that depend on data work; the number of dimensions has no limit."""
+        return {"boolean indexing": True, "data-dependent shapes": True, "max dimensions": None}
+
+    def default_device(self) -> Device:
+        """Where new tensors are made now: see `flame_numba.current_device`."""
+        return current_device()
+
+    def default_dtypes(self, *, device: Any = None) -> dict[str, DType]:
+        """The dtypes of new tensors, by kind."""
+        return {"real floating": default_float, "integral": default_int, "indexing": default_int}
+
+    def dtypes(self, *, device: Any = None, kind: Any = None) -> dict[str, DType]:
+        """The standard's dtypes that there are, by name, perhaps only those of a kind."""
+        return {d.name: d for d in _DTYPES if kind is None or isdtype(d, kind)}
+
+    def devices(self) -> list[Device]:
+        """The CPU device and all GPUs."""
+        return [Device.cpu(), *(Device.cuda(n) for n in range(cuda_device_count()))]
+
+
+def __array_namespace_info__() -> Info:
+    """An object that tells about this namespace."""
+    return Info()

@@ -1,0 +1,142 @@
+"""How many elements there are of a kind, without atomics. Public through `searching.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..dtypes import bool_, default_float, float16, float32, int64, promote, uint8
+from ..errors import ConfigError, DTypeError, ShapeError
+from ..tensor import Tensor
+from .creation import arange, asarray, full, zeros
+from .elementwise import equal, greater_equal, lerp, less, logical_and, not_equal, where
+from .indexing import scatter_take, take
+from .movement import concat, narrow, reshape, to_dtype
+from .ordering import search_rows
+from .reductions import Axis, sum
+from .reductions import max as reduced_max
+from .reductions import min as reduced_min
+from .scans import diff
+from .sorting import sort
+from .table import Integers, case, composite
+
+_COUNT_CASES = [case((3, 4)), case((3, 4), axis=0), case((2, 3, 4), axis=(0, 2), keepdims=True), case((0, 3), axis=0)]
+
+
+@composite(
+    lambda x, axis=None, keepdims=False: np.count_nonzero(x, axis, keepdims=keepdims), _COUNT_CASES,
+    non_differentiable="its result is a count", test_dtypes=(float32, float16, int64, uint8, bool_),
+)  # fmt: skip
+def count_nonzero(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """How many elements along the axes (default all) are not 0, int64."""
+    return sum(not_equal(x.detach(), 0), axis=axis, keepdims=keepdims, dtype=int64)
+
+
+def _line_of_counts(x: Tensor, op: str) -> Tensor:
+    if x.dtype.is_floating or x.ndim != 1:
+        raise DTypeError(f"{op}: needs a 1-d tensor of integers, got {x.dtype.name} {x.shape}")
+    return x.detach()
+
+
+@composite(
+    lambda x, weights=None, minlength=0, length=None: np.bincount(x, weights, max(minlength, length or 0))[:length], [
+        case(Integers((20,), 0, 7), (20,)), case(Integers((5,), 0, 4), (5,), minlength=9),
+        case(Integers((9,), 0, 9), (9,), length=4), case(np.zeros((0,), np.int64), (0,), minlength=2),
+    ],
+    ulps=16, method=False,
+)  # fmt: skip
+def bincount(x: Tensor, weights: Tensor | None = None, minlength: int = 0, length: int | None = None) -> Tensor:
+    """How often each of 0 … max(x) is in x, int64, or the sum of its weights; at least `minlength` numbers.
+
+    x: integers (n) ≥ 0. It waits for the device to learn the maximum, unless `length` says how many numbers are
+    counted; others are left out then. Sums have a fixed order. Raises ConfigError on a number below 0 that it sees.
+    """
+    line = _line_of_counts(x, "bincount")
+    if length is None:
+        if line.numel and int(reduced_min(line).item()) < 0:
+            raise ConfigError("bincount: x holds numbers below 0")
+        length = max(minlength, int(reduced_max(line).item()) + 1 if line.numel else 0)
+    if weights is not None:
+        return _weighted(line, weights, length)
+    if line.numel == 0 or length == 0:
+        return zeros((length,), dtype=int64, device=x.device)
+    ordered = sort(to_dtype(line, int64))
+    return diff(search_rows(ordered, arange(length + 1, device=x.device), right=False))
+
+
+def _weighted(line: Tensor, weights: Tensor, length: int) -> Tensor:
+    """Sums of weights by their numbers; those of numbers outside 0 … length − 1 go to a place that is cut off."""
+    if weights.shape != line.shape:
+        raise ShapeError(f"bincount: weights {weights.shape} must have the shape of x {line.shape}")
+    places = to_dtype(line, int64)
+    places = where(logical_and(greater_equal(places, 0), less(places, length)), places, length)
+    return narrow(scatter_take(weights, places, (length + 1,), 0), 0, 0, length)
+
+
+def _edges(x: Tensor, bins: Any, limits: tuple[float, float] | None) -> Tensor:
+    """The limits of the bins, on the device: of the elements themselves if none are given."""
+    if isinstance(bins, Tensor):
+        if bins.ndim != 1 or bins.numel < 2:
+            raise ShapeError(f"histogram: bins must be an int or edges (n ≥ 2), their shape is {bins.shape}")
+        return bins.detach()
+    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
+        raise ConfigError(f"histogram: bins must be an int ≥ 1 or a tensor of edges, got {bins!r}")
+    dtype = x.dtype.accumulator if x.dtype.is_floating else default_float
+    if limits is not None:
+        low, high = (float(v) for v in limits)
+        if not low <= high or not np.isfinite(high - low):
+            raise ConfigError(f"histogram: range={limits} must be finite and in order")
+        low, high = (low - 0.5, high + 0.5) if low == high else (low, high)
+        return asarray(np.linspace(low, high, bins + 1), dtype=dtype, device=x.device)
+    line = to_dtype(x.detach(), dtype) if x.numel else asarray([0.0, 1.0], dtype=dtype, device=x.device)
+    first, last = reduced_min(line), reduced_max(line)
+    wide = where(equal(first, last), 0.5, 0.0)
+    first, last = first - wide, last + wide
+    share = arange(bins + 1, dtype=dtype, device=x.device) * (1 / bins)
+    return where(equal(arange(bins + 1, device=x.device), bins), last, lerp(first, last, share))
+
+
+@composite(
+    lambda x, *operands, **keywords: tuple(np.histogram(x, *operands, **keywords)), [
+        case((50,), 7, range=(-1.9, 2.0)), case((3, 4), np.array([-1.0, 0.0, 0.7, 2.5])), case((0,), 3, range=(0, 1)),
+        case((5,), 2, range=(3, 3)),
+    ],
+    non_differentiable="its result is a count", method=False, ulps=8,
+)  # fmt: skip
+def histogram(
+    x: Tensor, bins: Any = 10, range: tuple[float, float] | None = None, weights: Tensor | None = None,
+    density: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(counts, edges): how many elements lie in each bin, int64, or the sum of their weights. As NumPy's.
+
+    bins: how many of one width between the limits `range` (default the smallest and the largest element), or their
+    edges, ascending. A bin holds its lower edge, the last also its upper one. NaN and what lies outside is in none.
+    density: divided by the total and the widths of the bins. The elements are sorted: counts need no atomics.
+    """
+    edges = _edges(x, bins, range)
+    dtype = promote(x.dtype, edges.dtype)
+    line = to_dtype(reshape(x.detach(), (-1,)), dtype)
+    if weights is None:
+        counts = _counts_between(line, to_dtype(edges, dtype))
+    else:
+        counts = _weights_between(line, to_dtype(edges, dtype), weights)
+    if density:
+        parts = to_dtype(counts, edges.dtype)
+        return parts / (sum(parts) * diff(edges)), edges
+    return counts, edges
+
+
+def _counts_between(line: Tensor, edges: Tensor) -> Tensor:
+    ordered, n = sort(line), edges.numel - 1
+    below = search_rows(ordered, edges, right=False)
+    upto = search_rows(ordered, narrow(edges, 0, n, 1), right=True)
+    return diff(concat([narrow(below, 0, 0, n), upto]))
+
+
+def _weights_between(line: Tensor, edges: Tensor, weights: Tensor) -> Tensor:
+    n = edges.numel - 1
+    last = take(edges, full((), n, dtype=int64, device=line.device), 0)
+    place = search_rows(edges, line, right=True) - 1
+    place = where(equal(line, last), n - 1, place)
+    return _weighted(where(equal(line, line), place, n), reshape(weights.detach(), (-1,)), n)

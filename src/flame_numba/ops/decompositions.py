@@ -1,5 +1,0 @@
-"""Linear systems and decompositions of small matrices."""
-
-from __future__ import annotations
-
-__all__: list[str] = []

@@ -1,0 +1,58 @@
+"""The names of FLAME's documents, each one line over an op or a method that has the standard name.
+
+docs/migration-from-flame.md has a row for each. Nothing else in the library uses them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..tensor import Parameter, Tensor
+from . import creation, elementwise, indexing, movement, random, reductions
+from .rearrange import moveaxis
+
+METHODS: dict[str, Any] = {
+    "add_scalar": lambda self, value: elementwise.add(self, value),
+    "sub_scalar": lambda self, value: elementwise.subtract(self, value),
+    "mul_scalar": lambda self, value: elementwise.multiply(self, value),
+    "div_scalar": lambda self, value: elementwise.divide(self, value),
+    "powf": lambda self, value: elementwise.pow(self, value),
+    "sub": lambda self, other: elementwise.subtract(self, other),
+    "mul": lambda self, other: elementwise.multiply(self, other),
+    "div": lambda self, other: elementwise.divide(self, other),
+    "sum_dim": lambda self, dim, keep_dim=False: reductions.sum(self, axis=dim, keepdims=keep_dim),
+    "mean_dim": lambda self, dim, keep_dim=False: reductions.mean(self, axis=dim, keepdims=keep_dim),
+    "max_dim": lambda self, dim, keep_dim=False: reductions.max(self, axis=dim, keepdims=keep_dim),
+    "min_dim": lambda self, dim, keep_dim=False: reductions.min(self, axis=dim, keepdims=keep_dim),
+    "transpose_dims": lambda self, a, b: movement.transpose(self, a, b),
+    "squeeze_dim": lambda self, dim: movement.squeeze(self, dim),
+    "slice": lambda self, dim, start, end: movement.narrow(self, dim, start, end - start),
+    "index_select": lambda self, dim, indices: indexing.take(self, indices, dim),
+    "broadcast_as": lambda self, shape: movement.broadcast_to(self, shape),
+    "move_dim": lambda self, source, target: moveaxis(self, source, target),
+    "to_scalar": lambda self: self.item(),
+    "to_vec": lambda self: movement.flatten(self).tolist(),
+    "to_cpu": lambda self: movement.to_device(self, "cpu"),
+}
+
+STATICS: dict[str, Any] = {
+    "from_vec": lambda data, shape, device=None, dtype="float32": movement.reshape(
+        creation.asarray(data, dtype=dtype, device=device), shape
+    ),
+    "scalar": lambda value, device=None, dtype="float32": creation.full((), value, dtype=dtype, device=device),
+    "cat": lambda tensors, dim=0: movement.concat(tensors, dim),
+    "stack": lambda tensors, dim=0: movement.stack(tensors, dim),
+}
+
+PARAMETERS: dict[str, Any] = {
+    "randn": lambda shape, mean=0.0, std=1.0, **keywords: Parameter(random.randn(shape, mean, std, **keywords)),
+    "zeros": lambda shape, **keywords: Parameter(creation.zeros(shape, **keywords)),
+    "ones": lambda shape, **keywords: Parameter(creation.ones(shape, **keywords)),
+}
+
+for _name, _function in METHODS.items():
+    if not hasattr(Tensor, _name):
+        setattr(Tensor, _name, _function)
+for _kind, _table in ((Tensor, STATICS), (Parameter, PARAMETERS)):
+    for _name, _function in _table.items():
+        setattr(_kind, _name, staticmethod(_function))

@@ -1,0 +1,153 @@
+"""What a change in place must ask first: of dtype, shape and memory, and of the graph.
+
+The rule for the graph: a tensor that a recorded op changes becomes the result of that op, and the value before is
+its operand. That is right only if nobody else sees the change. So the tensor must not be a leaf that requires a
+gradient (its gradient could go nowhere), and no other living tensor, recorded or not, may share its memory (it would
+hold the new value, but the graph would know the old one for it). References to the storage are counted to know that:
+each tensor over it holds one. Everything else raises `GradientError`, and says to clone. What was saved of the old
+value for a backward pass raises there, by its version.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..dtypes import DType
+from ..errors import DTypeError, GradientError, ShapeError, ShareError
+from ..grad import Saved, is_recomputing, is_recording
+from ..shapes import Shape, broadcast
+from ..tensor import Tensor
+from .movement import copied
+
+_RANKS = {"bool": 0, "uint": 1, "int": 1, "float": 2}
+
+
+class _Holder:
+    __slots__ = ("storage",)
+
+    def __init__(self) -> None:
+        self.storage = object()
+
+
+def _baseline() -> int:
+    holder = _Holder()
+    return sys.getrefcount(holder.storage)
+
+
+_ALONE = _baseline()  # the count of an object that one slot refers to, asked for in this way
+
+
+def check_kind(op: str, target: DType, source: DType) -> None:
+    """Raises DTypeError if a cast would lose more than precision or range: float to integer, number to bool."""
+    if _RANKS[source.kind] > _RANKS[target.kind]:
+        raise DTypeError(f"{op}: {source.name} does not go into a tensor of {target.name}; cast it with to_dtype()")
+
+
+def check_number_kind(op: str, target: DType, value: Any) -> None:
+    """`check_kind` for a Python number."""
+    rank = 0 if isinstance(value, bool) else 1 if isinstance(value, int) else 2
+    if rank > _RANKS[target.kind]:
+        raise DTypeError(f"{op}: the number {value!r} does not go into a tensor of {target.name}")
+
+
+def check_grows(op: str, target: Shape, shapes: Sequence[Shape]) -> None:
+    """Raises ShapeError unless all shapes broadcast to the target's."""
+    if broadcast([target, *shapes], op) != target:
+        raise ShapeError(f"{op}: operands of shapes {', '.join(map(str, shapes))} do not broadcast into {target}")
+
+
+def overlaps_itself(x: Tensor) -> bool:
+    """Whether elements may share memory: axes, from the smallest stride on, must step over all smaller ones."""
+    if x.is_contiguous:
+        return False
+    reach = 0
+    for stride, n in sorted((abs(s), n) for s, n in zip(x.strides, x.shape, strict=True) if n > 1):
+        if stride <= reach:
+            return x.numel > 0
+        reach += stride * (n - 1)
+    return False
+
+
+def check_target(op: str, x: Tensor) -> None:
+    """Raises ShapeError if elements of x share memory: what they would hold is not defined. ShareError if read-only."""
+    if x.storage.read_only:
+        raise ShareError(f"{op}: the tensor shows memory of another library that must not be changed; clone() it first")
+    if overlaps_itself(x):
+        raise ShapeError(
+            f"{op}: the tensor is a broadcast or overlapping view, whose elements share memory "
+            f"(shape {x.shape}, strides {x.strides}); clone() it first"
+        )
+
+
+def span(x: Tensor) -> tuple[int, int]:
+    """First and last element of the storage that x sees."""
+    steps = [s * (n - 1) for s, n in zip(x.strides, x.shape, strict=True)]
+    return x.offset + sum(s for s in steps if s < 0), x.offset + sum(s for s in steps if s > 0)
+
+
+def apart(x: Tensor, operand: Any, same_is_fine: bool = False) -> Any:
+    """The operand outside the graph, copied if it shares memory with x that a kernel would write before reading.
+
+    same_is_fine: each element of x is written by the thread that read the same element of the operand.
+    """
+    if not isinstance(operand, Tensor) or operand.storage is not x.storage:
+        return operand
+    source = operand.detach()
+    if not x.numel or not operand.numel:
+        return source
+    if same_is_fine and (x.shape, x.strides, x.offset) == (operand.shape, operand.strides, operand.offset):
+        return source
+    (a, b), (c, d) = span(x), span(operand)
+    return source if b < c or d < a else copied(source)
+
+
+def is_recorded(x: Tensor, operands: Sequence[Any]) -> bool:
+    """Whether a change of x by these operands belongs into the graph."""
+    if not is_recording():
+        return False
+    return x.requires_grad or any(isinstance(o, Tensor) and o.requires_grad for o in operands)
+
+
+def check_recordable(op: str, x: Tensor) -> None:
+    """Raises GradientError unless x can become the result of a recorded op; see the top of this file."""
+    if x.requires_grad and x.node is None:
+        raise GradientError(
+            f"{op}: a leaf that requires a gradient cannot be changed in place while recording; "
+            f"do it under no_grad(), or on a clone()"
+        )
+    if not x.dtype.is_floating:
+        raise DTypeError(f"{op}: a value with a gradient does not go into a tensor of {x.dtype.name}")
+    if sys.getrefcount(x.storage) > _ALONE and not is_recomputing():  # then the first run was asked
+        raise GradientError(
+            f"{op}: another tensor shares memory with this one (it is a view, or has views, or its value was saved "
+            f"for a gradient), so the change cannot be recorded; clone() it first"
+        )
+
+
+def record_change(op: str, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """Change x by a recorded op: `compute` of the old value becomes the value, and the history, of x. Returns x."""
+    check_recordable(op, x)
+    old = x.alias(x.shape, x.strides, x.offset)
+    old.node, old.requires_grad = x.node, x.requires_grad
+    version = x.storage.version
+    y = compute(old)
+    check_kind(op, x.dtype, y.dtype)
+    if y.shape != x.shape:
+        raise ShapeError(f"{op}: the result of shape {y.shape} does not fit the tensor of shape {x.shape}")
+    if y.dtype is not x.dtype:
+        y = y.to_dtype(x.dtype)
+    _become(x, y, version + 1)
+    return x
+
+
+def _become(x: Tensor, y: Tensor, version: int) -> None:
+    """x takes over memory and history of y. What was saved of x before is found changed, what y's node saved is not."""
+    node = y.node
+    x.storage, x.strides, x.offset, x._contiguous = y.storage, y.strides, y.offset, None
+    x.node, x.requires_grad = node, y.requires_grad
+    y.storage.version = version
+    for saved in (node.saved or {}).values() if node is not None else ():
+        if isinstance(saved, Saved) and saved.index >= 0:  # the result itself
+            saved.version = version

@@ -1,0 +1,138 @@
+"""The "Special cases" of the Array API standard for elementwise functions, in every floating dtype."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+
+import flame_numba as fn
+
+INF, NAN = math.inf, math.nan
+FLOATS = (fn.float16, fn.bfloat16, fn.float32, fn.float64)
+PI = math.pi
+
+ONE = {
+    "acos": [(2, NAN), (-2, NAN), (1, 0.0)],
+    "acosh": [(0.5, NAN), (1, 0.0), (INF, INF)],
+    "asin": [(2, NAN), (0.0, 0.0), (-0.0, -0.0)],
+    "asinh": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -INF)],
+    "atan": [(0.0, 0.0), (-0.0, -0.0), (INF, PI / 2), (-INF, -PI / 2)],
+    "atanh": [(2, NAN), (-1, -INF), (1, INF), (0.0, 0.0), (-0.0, -0.0)],
+    "ceil": [(0.0, 0.0), (-0.0, -0.0), (-0.5, -0.0), (INF, INF)],
+    "cos": [(0.0, 1), (-0.0, 1), (INF, NAN), (-INF, NAN)],
+    "cosh": [(0.0, 1), (INF, INF), (-INF, INF)],
+    "exp": [(0.0, 1), (INF, INF), (-INF, 0.0)],
+    "exp2": [(0.0, 1), (INF, INF), (-INF, 0.0)],
+    "expm1": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -1)],
+    "floor": [(0.0, 0.0), (-0.0, -0.0), (-INF, -INF)],
+    "log": [(-1, NAN), (0.0, -INF), (-0.0, -INF), (1, 0.0), (INF, INF)],
+    "log1p": [(-2, NAN), (-1, -INF), (-0.0, -0.0), (0.0, 0.0), (INF, INF)],
+    "log2": [(-1, NAN), (0.0, -INF), (1, 0.0), (INF, INF)],
+    "log10": [(-1, NAN), (0.0, -INF), (1, 0.0), (INF, INF)],
+    "reciprocal": [(0.0, INF), (-0.0, -INF), (INF, 0.0), (-INF, -0.0)],
+    "round": [(0.0, 0.0), (-0.0, -0.0), (0.5, 0.0), (1.5, 2), (2.5, 2), (-0.5, -0.0), (INF, INF)],
+    "sign": [(3, 1), (-3, -1), (0.0, 0), (-0.0, 0)],
+    "sin": [(0.0, 0.0), (-0.0, -0.0), (INF, NAN)],
+    "sinh": [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -INF)],
+    "sqrt": [(-1, NAN), (0.0, 0.0), (-0.0, -0.0), (INF, INF)],
+    "tan": [(0.0, 0.0), (-0.0, -0.0), (INF, NAN)],
+    "tanh": [(0.0, 0.0), (-0.0, -0.0), (INF, 1), (-INF, -1)],
+    "trunc": [(0.0, 0.0), (-0.0, -0.0), (-0.5, -0.0), (INF, INF)],
+}  # fmt: skip
+TWO = {
+    "add": [(INF, -INF, NAN), (INF, INF, INF), (INF, 1, INF), (-0.0, -0.0, -0.0), (-0.0, 0.0, 0.0)],
+    "atan2": [
+        (1, 0.0, PI / 2), (1, -0.0, PI / 2), (0.0, 1, 0.0), (0.0, 0.0, 0.0), (0.0, -0.0, PI), (0.0, -1, PI),
+        (-0.0, 1, -0.0), (-0.0, 0.0, -0.0), (-0.0, -0.0, -PI), (-0.0, -1, -PI), (-1, 0.0, -PI / 2), (1, INF, 0.0),
+        (1, -INF, PI), (-1, INF, -0.0), (-1, -INF, -PI), (INF, 1, PI / 2), (-INF, 1, -PI / 2), (INF, INF, PI / 4),
+        (INF, -INF, 3 * PI / 4), (-INF, INF, -PI / 4), (-INF, -INF, -3 * PI / 4),
+    ],
+    "copysign": [(1, -0.0, -1), (-1, 0.0, 1), (0.0, -2, -0.0), (INF, -1, -INF)],
+    "divide": [
+        (INF, INF, NAN), (0.0, -0.0, NAN), (1, 0.0, INF), (1, -0.0, -INF), (-1, 0.0, -INF), (0.0, -1, -0.0),
+        (INF, -0.0, -INF), (1, INF, 0.0), (-1, INF, -0.0),
+    ],
+    "floor_divide": [
+        (INF, INF, NAN), (-INF, INF, NAN), (0.0, 0.0, NAN), (0.0, -0.0, NAN), (0.0, 2, 0.0), (-0.0, 2, -0.0),
+        (0.0, -2, -0.0), (2, 0.0, INF), (2, -0.0, -INF), (-2, 0.0, -INF), (-2, -0.0, INF), (INF, 2, INF),
+        (INF, -2, -INF), (-INF, 2, -INF), (-INF, -2, INF), (2, INF, 0.0), (2, -INF, -1), (-2, INF, -1),
+        (-2, -INF, 0.0), (1, 4, 0.0), (-1, 4, -1),
+    ],
+    "hypot": [(INF, NAN, INF), (NAN, -INF, INF), (1, NAN, NAN), (0.0, -2, 2), (-0.0, 0.0, 0.0)],
+    "logaddexp": [(NAN, 1, NAN), (INF, 1, INF), (1, INF, INF), (-INF, -INF, -INF), (-INF, 1, 1)],
+    "maximum": [(NAN, 1, NAN), (1, NAN, NAN), (INF, -INF, INF)],
+    "minimum": [(NAN, 1, NAN), (1, NAN, NAN), (INF, -INF, -INF)],
+    "multiply": [(INF, 0.0, NAN), (-0.0, INF, NAN), (INF, -1, -INF), (-0.0, 1, -0.0)],
+    "pow": [
+        (2, NAN, NAN), (NAN, 0.0, 1), (NAN, -0.0, 1), (NAN, 2, NAN), (2, INF, INF), (2, -INF, 0.0), (-2, INF, INF),
+        (1, INF, 1), (-1, -INF, 1), (0.5, INF, 0.0), (0.5, -INF, INF), (INF, 2, INF), (INF, -2, 0.0), (-INF, 3, -INF),
+        (-INF, 2, INF), (-INF, -3, -0.0), (-INF, -2, 0.0), (0.0, 2, 0.0), (0.0, -2, INF), (-0.0, 3, -0.0),
+        (-0.0, 2, 0.0), (-0.0, -3, -INF), (-0.0, -2, INF), (-2, 0.5, NAN),
+    ],
+    "remainder": [
+        (INF, 2, NAN), (-INF, 2, NAN), (INF, INF, NAN), (2, 0.0, NAN), (2, -0.0, NAN), (0.0, 0.0, NAN), (0.0, 2, 0.0),
+        (-0.0, 2, 0.0), (0.0, -2, -0.0), (-0.0, -2, -0.0), (2, INF, 2), (2, -INF, -INF), (-2, INF, INF),
+        (-2, -INF, -2), (5, -3, -1), (-5, 3, 1),
+    ],
+    "subtract": [(INF, INF, NAN), (INF, -INF, INF), (-0.0, 0.0, -0.0), (0.0, 0.0, 0.0)],
+}  # fmt: skip
+
+
+def check(name, operands, expected, dtype):
+    found = getattr(fn, name)(*(fn.tensor([float(v)], dtype=dtype) for v in operands))
+    assert found.dtype is dtype
+    value = found.tolist()[0]
+    note = f"{name}{operands} in {dtype.name}: {value}, expected {expected}"
+    if math.isnan(expected):
+        assert math.isnan(value), note
+    elif expected in (0, INF, -INF) or float(expected).is_integer():
+        assert value == expected, note
+        assert name == "sign" or np.signbit(value) == np.signbit(float(expected)), note
+    else:
+        assert abs(value - expected) <= 4 * max(dtype.eps, 1e-15) * abs(expected), note
+
+
+@pytest.mark.parametrize("name", [*ONE, *TWO])
+def test_special_cases(name):
+    cases = [((x,), y) for x, y in ONE.get(name, [])] + [((x, y), z) for x, y, z in TWO.get(name, [])]
+    if name in ONE:
+        cases.append(((NAN,), NAN))
+    for dtype, (operands, expected) in product(FLOATS, cases):
+        check(name, operands, expected, dtype)
+
+
+def test_integers_never_trap():
+    """What has no answer in integers is 0; what does not fit wraps."""
+    lowest = fn.tensor([-(2**63), 7, -7], dtype=fn.int64)
+    zero, minus = fn.zeros_like(lowest), fn.full((3,), -1, dtype=fn.int64)
+    assert (lowest // zero).tolist() == [0, 0, 0] == (lowest % zero).tolist()
+    assert (lowest // minus).tolist() == [-(2**63), -7, 7] and (lowest % minus).tolist() == [0, 0, 0]
+    assert fn.abs(lowest).tolist() == [-(2**63), 7, 7] and fn.pow(lowest, minus).tolist() == [0, 0, 0]
+    small = fn.tensor([-128, 100], dtype=fn.int8)
+    assert (small // fn.tensor([-1], dtype=fn.int8)).tolist() == [-128, -100]
+    assert fn.floor(small).dtype is fn.int8 and fn.round(small).tolist() == [-128, 100]
+    assert fn.isfinite(small).tolist() == [True, True] and fn.isinf(small).tolist() == [False, False]
+
+
+def test_clip_keeps_dtype_and_layout_rules():
+    x = fn.tensor([[1, 5, 9]], dtype=fn.int16)
+    assert fn.clip(x, 2, 6).tolist() == [[2, 5, 6]] and fn.clip(x, 2, 6).dtype is fn.int16
+    assert fn.clip(x, max=fn.tensor([[3], [7]], dtype=fn.int16)).tolist() == [[1, 3, 3], [1, 5, 7]]
+    assert x.clip(4).tolist() == [[4, 5, 9]] and fn.clamp is fn.clip
+    y = fn.tensor([0.0, 1.0, 2.0, 3.0]).requires_grad_()
+    y.clip(1.0, 2.0).sum().backward()
+    assert y.grad.tolist() == [0, 1, 1, 0]
+
+
+def test_closeness_stays_on_the_device():
+    x = fn.tensor([1.0, NAN])
+    assert fn.allclose(x, x, equal_nan=True).shape == () and not fn.allclose(x, x)
+    assert fn.array_equal(fn.tensor([1, 2]), fn.tensor([1, 2])) and not fn.array_equal(
+        fn.tensor([1]), fn.tensor([1, 2])
+    )
+    assert fn.isclose(fn.tensor([2**53], dtype=fn.int64), fn.tensor([2**53 - 2**40]), rtol=0.0).tolist() == [False]
+    with pytest.raises(fn.DeviceMismatch):
+        fn.array_equal(x, fn.Tensor.empty((2,), device=fn.Device.simulated(1 << 20)))
