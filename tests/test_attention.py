@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import flame_numba as fn
+from flame_numba.kernels.attention_programs import tile_for
 from flame_numba.ops import TABLE
 from flame_numba.ops.attention import Setting, dropout_factors
 
@@ -194,6 +195,16 @@ def test_a_saved_operand_that_changes_is_noticed():
     v.detach().fill_(0)
     with pytest.raises(fn.GradientError, match="changed in place"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [fn.float32, fn.float64])
+@pytest.mark.parametrize("gradients", [0, 1, 2])
+@pytest.mark.parametrize("columns", [1, 33, 65])
+def test_tiles_share_out_evenly(dtype, gradients, columns):
+    tile = tile_for("cuda", dtype, columns, gradients)
+    assert tile.size * tile.depth % tile.threads == tile.wide * tile.rows % tile.threads == 0
+    assert tile.threads % tile.depth == tile.threads % tile.rows == tile.threads % tile.wide == 0
+    assert tile.size % tile.rows == 0
 
 
 def test_the_standard_name():

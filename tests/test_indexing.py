@@ -10,6 +10,12 @@ from hypothesis import strategies as st
 import flame_numba as fn
 from flame_numba.testing import LAYOUTS, with_layout
 
+
+def at_once():
+    """On CUDA an index is known to be out of range only later, unless in debug mode."""
+    return fn.debug_mode(fn.default_device().kind == "cuda")
+
+
 SHAPES = [(5,), (3, 4), (2, 3, 4), (1, 4), (2, 0, 3), (4, 1, 2, 3), ()]
 
 
@@ -200,12 +206,12 @@ def test_a_basic_key_is_a_view_and_an_index_is_a_copy():
     ],
 )
 def test_errors(call, error, message):
-    with pytest.raises(error, match=message):
+    with at_once(), pytest.raises(error, match=message):
         call(fn.zeros((3, 4)))
 
 
 def test_nothing_is_written_when_an_index_is_out_of_range():
     x = fn.zeros((3,))
-    with pytest.raises(fn.IndexOutOfRange, match="4 at 2 .and 1 more., for axis 0 of size 3"):
+    with at_once(), pytest.raises(fn.IndexOutOfRange, match="4 at 2 .and 1 more., for axis 0 of size 3"):
         x[fn.asarray([0, 1, 4, 5])] = 1
     assert x.tolist() == [0, 0, 0]

@@ -10,6 +10,12 @@ from flame_numba.ops import TABLE
 from flame_numba.ops.inplace import INPLACE, OPERATORS
 from flame_numba.testing import LAYOUTS, with_layout
 
+
+def at_once():
+    """On CUDA an index is known to be out of range only later, unless in debug mode."""
+    return fn.debug_mode(fn.default_device().kind == "cuda")
+
+
 MASK = fn.asarray(np.array([[True, False, True], [False, False, True]]))
 ROWS, LINES = fn.asarray([1, 1]), fn.asarray([[2, 0], [1, 1]])
 SOURCE = fn.asarray(np.linspace(0.1, 0.9, 6).reshape(2, 3))
@@ -251,7 +257,7 @@ def test_views_and_leaves_refuse_a_recorded_change():
 )
 def test_errors_leave_the_tensor_as_it_was(call, error, message):
     x = fn.ones((2, 3))
-    with pytest.raises(error, match=message):
+    with at_once(), pytest.raises(error, match=message):
         call(x)
     assert np.array_equal(x.numpy(), np.ones((2, 3)))
 

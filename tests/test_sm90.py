@@ -36,6 +36,8 @@ from flame_numba.kernels.compile import Program
 from flame_numba.kernels.language import LoadVector, StoreVector
 from flame_numba.kernels.moves import Mover
 from flame_numba.ops import TABLE
+from flame_numba.ops.attention import Setting, dropout_factors
+from flame_numba.pool import MemoryPool, PoolConfig
 from flame_numba.tensor import Tensor
 from kernels_indexing import BY_HAND as indexing_kernels
 from kernels_norms_losses import BY_HAND as norm_kernels
@@ -122,7 +124,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeGpu:
 def device(gpu: FakeGpu) -> Iterator[Device]:
     fake = Device("cuda")
     fake._backend = gpu
-    with fake:
+    # a pool that only grows: there is no memory whose contents could be moved
+    with fake, MemoryPool(fake, PoolConfig(slack=None)).use():
         yield fake
 
 
@@ -333,9 +336,24 @@ def moves(dtype: DType) -> None:
     Mover(fn.default_device().backend).prepare()
 
 
+def attention(dtype: DType) -> None:
+    """Each kernel, with and without dropout; results of 32, 64 and 128 columns a block."""
+    for size in (24, 64, 100):
+        for dropout in (0.0, 0.1):
+            q, k, v = (floating(dtype, 1, heads, 70, size) for heads in (2, 1, 1))
+            backward(fn.attention(q, k, v, causal=True, bias=floating(dtype, 2, 1, 70), dropout=dropout))
+    dropout_factors(floating(dtype, 3, 5), Setting(5, 1.0, 0.1, 0, 0))
+
+
+def positions(dtype: DType) -> None:
+    for layout in ("interleaved", "half"):
+        backward(fn.rope(floating(dtype, 2, 3, 6, 20), floating(dtype, 6, 8), floating(dtype, 6, 8), layout=layout))
+
+
 BY_HAND = (
     reductions, arguments, softmax, cross_entropy, matmul, mixed_matmul, random, creation, casts, optimizers, integers,
     moves, *indexing_kernels, *norm_kernels, scans_and_sorts, user_kernels, convolutions, pools, upsampling,
+    attention, positions,
 )  # fmt: skip
 
 

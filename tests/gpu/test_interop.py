@@ -208,6 +208,8 @@ def test_numba_both_ways(numba: Any, view: Any) -> None:
     assert there.__cuda_array_interface__["data"][0] == x.address
     if x.is_contiguous:
         np.testing.assert_array_equal(there.copy_to_host(), x.numpy())
+    if 0 in x.strides:
+        return  # Numba calls such a view contiguous in the interface that it gives on
     back = fn.asarray(there)
     assert back.address == x.address and back.strides == x.strides
     np.testing.assert_array_equal((back * 2).numpy(), x.numpy() * 2)

@@ -6,9 +6,6 @@ so the same call gives the same bits. See `attention`, whose parts these kernels
 
 from __future__ import annotations
 
-from ..dtypes import DType
-from .attention import random_words
-from .compile import Program
 from .language import (
     DROPOUT,
     GROUP,
@@ -19,12 +16,9 @@ from .language import (
     THREADS,
     TY,
     WIDE,
-    Array,
     C,
-    Load,
     Number,
     Pointer,
-    Store,
     T,
     U,
     accumulate,
@@ -368,16 +362,3 @@ def dropout_factors(y: Pointer, p: Number, kept: Number, rows: int, n: int, seed
         for w in range(4):
             if 4 * g + w < n:
                 store_s(y, i * n + 4 * g + w, kept if C(words[w] >> U(8)) * C(2.0**-24) >= p else C(0))
-
-
-def delta_program(dtype: DType) -> Program:
-    c = dtype.accumulator
-    bindings = {"load_x": Load(dtype, c), "store_s": Store(c, c), "shared_tile": Array(c, 32, shared=True)}
-    arguments = (c, dtype, dtype, *("int",) * 12)
-    return Program("attention_delta", arguments, c, bindings, function=delta, threads=32)
-
-
-def dropout_factors_program(dtype: DType) -> Program:
-    arguments = (dtype, "number", "number", *("int",) * 4)
-    bindings = {"store_s": Store(dtype, dtype), **random_words()}
-    return Program("attention_dropout", arguments, dtype, bindings, function=dropout_factors)

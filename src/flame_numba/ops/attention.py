@@ -13,8 +13,9 @@ import numpy as np
 from ..dtypes import DType, bool_, promote
 from ..errors import ConfigError, DTypeError, ShapeError
 from ..grad import is_recording
-from ..kernels import attention as kernels
-from ..kernels import attention_gradients as backward_kernels
+from ..kernels import attention_gradients as backward
+from ..kernels import attention_programs as programs
+from ..kernels.attention import attention as forward
 from ..shapes import Shape, broadcast, collapse, numel
 from ..tensor import Tensor, expanded, new
 from .autocast import cast_target
@@ -64,11 +65,11 @@ class Call:
         """Room for a number a row."""
         return new(self.device, self.dtype.accumulator, self.rows)
 
-    def tile(self, columns: int, gradients: int = 0) -> kernels.Tile:
-        return kernels.tile_for(self.device.kind, self.dtype, columns, gradients)
+    def tile(self, columns: int, gradients: int = 0) -> programs.Tile:
+        return programs.tile_for(self.device.kind, self.dtype, columns, gradients)
 
     def launch(
-        self, kernel: Callable[..., None], tile: kernels.Tile, results: Sequence[Tensor], given: Sequence[Tensor],
+        self, kernel: Callable[..., None], tile: programs.Tile, results: Sequence[Tensor], given: Sequence[Tensor],
         rows: Sequence[Tensor],
     ) -> None:  # fmt: skip
         """results, given: operands with strides, before and after q, k and v; rows: those with a number a row."""
@@ -99,16 +100,16 @@ class Call:
             )
 
     def launch_piece(
-        self, kernel: Callable[..., None], tile: kernels.Tile, blocks: int, number: int, batch: int,
+        self, kernel: Callable[..., None], tile: programs.Tile, blocks: int, number: int, batch: int,
         piece: list[Tensor], rows: Sequence[Tensor], integers: Sequence[int],
     ) -> None:  # fmt: skip
         each = batch * self.heads * self.m  # rows of a piece
         rows = [x.alias((each,), (1,), x.offset + number * each) if x.shape == self.rows else x for x in rows]
         bias = self.dtype if self.bias is None else self.bias.dtype
-        variant = kernels.Variant(self.dtype, bias, self.setting.dropout > 0, tile)
+        variant = programs.Variant(self.dtype, bias, self.setting.dropout > 0, tile)
         setting = self.setting
         run(
-            self.device, kernels.program, (kernel, variant),
+            self.device, programs.program, (kernel, variant),
             (
                 *piece[:-2], *rows, *piece[-2:], *setting.numbers,
                 batch, self.heads, self.heads // max(1, self.kv_heads), self.m, self.n, self.d, self.e,
@@ -134,7 +135,7 @@ def _forward(
     call = Call(q, k, v, mask, bias, setting)
     y, lse = _like(call.q, call.m, call.e), call.statistics()
     if y.numel:
-        call.launch(kernels.attention, call.tile(call.e), [y], [], [lse])
+        call.launch(forward, call.tile(call.e), [y], [], [lse])
     return y, {"lse": lse}
 
 
@@ -168,14 +169,14 @@ def _delta(call: Call, g: Tensor, y: Tensor) -> Tensor:
         strides = (s for x in piece for s in x.strides)
         if each:
             arguments = (row, *piece, call.heads, call.m, call.e, each, *strides)
-            run(call.device, backward_kernels.delta_program, (call.dtype,), arguments, each, 32)
+            run(call.device, programs.delta_program, (call.dtype,), arguments, each, 32)
     return delta
 
 
 def _query_gradient(call: Call, g: Tensor, lse: Tensor, delta: Tensor) -> Tensor:
     dq = _like(call.q, call.m, call.d)
     if dq.numel:
-        call.launch(backward_kernels.query_gradient, call.tile(call.d, 1), [dq], [g], [lse, delta])
+        call.launch(backward.query_gradient, call.tile(call.d, 1), [dq], [g], [lse, delta])
     return dq
 
 
@@ -183,7 +184,7 @@ def _key_gradients(call: Call, g: Tensor, lse: Tensor, delta: Tensor) -> tuple[T
     dk, dv = _like(call.k, call.n, call.d), _like(call.v, call.n, call.e)
     if dk.numel or dv.numel:
         tile = call.tile(max(call.d, call.e), 2)
-        call.launch(backward_kernels.key_gradient, tile, [dk, dv], [g], [lse, delta])
+        call.launch(backward.key_gradient, tile, [dk, dv], [g], [lse, delta])
     return dk, dv
 
 
@@ -202,7 +203,7 @@ def _bias_gradient(call: Call, bias: Tensor, g: Tensor, lse: Tensor, delta: Tens
         splits = max(1, 4 * call.device.backend.multiprocessors // kept) if sizes != part.shape else 1
         found = new(call.device, call.dtype.accumulator, (splits, *sizes))
         call.launch_piece(
-            backward_kernels.bias_gradient, tile, splits * kept, number, batch, piece[1:], [lse, delta, found],
+            backward.bias_gradient, tile, splits * kept, number, batch, piece[1:], [lse, delta, found],
             [splits, *(s != 0 for s in part.strides)],
         )  # fmt: skip
         into = part.alias(sizes, part.strides, part.offset)
@@ -262,7 +263,7 @@ def dropout_factors(scores: Tensor, setting: Setting) -> Tensor:
         rows, n = y.numel // y.shape[-1], y.shape[-1]
         arguments = (y, *setting.numbers[1:], rows, n, setting.seed, setting.offset)
         blocks = spread(y.device.backend, rows * -(-n // 4))
-        run(y.device, backward_kernels.dropout_factors_program, (y.dtype,), arguments, blocks)
+        run(y.device, programs.dropout_factors_program, (y.dtype,), arguments, blocks)
     return y
 
 

@@ -158,7 +158,7 @@ def _weight_rule(
     settings = (stride, padding, dilation, groups)
     return (
         convolve_adjoint(gy, g, x.shape[2:], *settings) if needs[0] else None,
-        convolve(x, g, *settings) if needs[1] else None,
+        _cropped(convolve(x, g, *settings), gy.shape) if needs[1] else None,
     )
 
 
