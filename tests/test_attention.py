@@ -139,6 +139,7 @@ def test_memory_is_linear_in_the_length():
     assert pool.stats().peak_allocated_bytes - before < n * n  # a quarter of the matrix of probabilities
 
 
+@pytest.mark.slow  # tests/property has a smaller one
 def test_two_runs_give_the_same_bits():
     q, k, v, bias = operands((2, 4, 40, 8), (2, 2, 50, 8), (2, 2, 50, 8), (4, 1, 50), dtype=np.float32)
     runs = []
