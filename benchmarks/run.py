@@ -3,7 +3,7 @@
     make bench
     PYTHONPATH=src python benchmarks/run.py [--only small,add,…] [--device cpu] [--json FILE]
 
-`harness.py` says how it is measured, `ops.py` what; `RESULTS.md` holds a measured run and how to read it.
+`harness.py` says how it is measured, `ops.py` and `kernels.py` what; `RESULTS.md` holds a run and how to read it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import json
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter
@@ -24,10 +24,15 @@ if not hasattr(np, "row_stack"):  # numba-cuda 0.30 asks for it; NumPy 2.5 remov
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from harness import Bench, Result, tables
-from ops import rows
+import kernels
+import ops
+from harness import Bench, Job, Result, tables
 
 import flame_numba as fn
+
+
+def rows(on_gpu: bool) -> dict[str, Callable[[], Iterator[Job]]]:
+    return {**ops.rows(on_gpu), **kernels.rows(on_gpu)}
 
 
 def heading(device: fn.Device, bench: Bench) -> str:
