@@ -211,7 +211,8 @@ def _torch(device: fn.Device) -> Peer:
     if where == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("this PyTorch sees no GPU")
     if where == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = False  # f32 is f32, as ours
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False  # f32 is f32, as ours
     torch.set_grad_enabled(True)
 
     def put(x: np.ndarray[Any, Any]) -> Any:
