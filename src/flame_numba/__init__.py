@@ -71,7 +71,7 @@ from .ops.channel_norms import *  # noqa: F403
 from .ops.closeness import *  # noqa: F403
 from .ops.convolution import *  # noqa: F403
 from .ops.creation import *  # noqa: F403
-from .ops.debug import debug_mode
+from .ops.debug import *  # noqa: F403
 from .ops.diagonals import *  # noqa: F403
 from .ops.einsum import *  # noqa: F403
 from .ops.elementwise import *  # noqa: F403
@@ -150,7 +150,6 @@ __all__ = [
     "current_device",
     "current_pool",
     "custom_op",
-    "debug_mode",
     "default_device",
     "default_pool",
     "detect_anomaly",
