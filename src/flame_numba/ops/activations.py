@@ -260,9 +260,9 @@ def _apply_gate(pair: Elementwise, halves: _Gated, x: Tensor, gate: Tensor | Non
     for t in (x,) if gate is None else (x, gate):
         if not t.dtype.is_floating:
             raise DTypeError(f"{pair.name}: needs floating tensors, got {t.dtype.name}")
+    at = axis_index(axis, x.ndim, pair.name) if x.ndim or gate is None else 0
     if gate is not None:
         return pair(x, gate)
-    at = axis_index(axis, x.ndim, pair.name)
     if x.shape[at] % 2:
         raise ShapeError(f"{pair.name}: x.shape[{at}]={x.shape[at]} must be even, to be halved (x: {x.shape})")
     return halves(x, at)

@@ -13,6 +13,7 @@ from ..errors import AxisError, ShapeError
 from ..shapes import axis_index, numel
 from ..tensor import Tensor
 from .diagonals import diagonal
+from .launch import same_device
 from .linalg import matmul
 from .movement import broadcast_to, permute, reshape, transpose
 from .rearrange import roll
@@ -241,6 +242,7 @@ def kron(a: Tensor, b: Tensor) -> Tensor:
 @composite(lambda a, b: np.cross(a, b), [case((3,), (3,)), case((2, 3), (2, 3)), case((2, 1, 3), (4, 3))])
 def cross(a: Tensor, b: Tensor, axis: int = -1) -> Tensor:
     """Cross product of vectors of three along an axis."""
+    same_device([a, b], "cross")
     at, to = axis_index(axis, a.ndim, "cross"), axis_index(axis, b.ndim, "cross")
     if a.shape[at] != 3 or b.shape[to] != 3:
         raise ShapeError(f"cross: axis={axis} must have size 3 (a: {a.shape}, b: {b.shape})")

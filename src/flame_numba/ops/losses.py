@@ -17,6 +17,7 @@ from ..shapes import broadcast
 from ..tensor import Tensor
 from .class_losses import cross_entropy, nll_loss
 from .elementwise import maximum, rsqrt
+from .launch import same_device
 from .likelihood_losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -157,6 +158,7 @@ def cosine_embedding_loss(
 ) -> Tensor:
     """1 − cos(x, y) for a target above 0, else max(0, cos(x, y) − margin): x, y (…, n), target (…)."""
     cosine = cosine_similarity(x, other, axis)
+    same_device([cosine, target], "cosine_embedding_loss")
     sign = target if target.dtype.is_floating else to_dtype(target, cosine.dtype)
     return reduced_loss("cosine_embedding_loss", reduction, _cosine_distance, cosine, sign, float(margin))
 

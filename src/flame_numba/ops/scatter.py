@@ -17,6 +17,7 @@ from ..shapes import Shape, axis_index, broadcast, numel
 from ..tensor import Tensor, expanded
 from .elementwise import maximum, where
 from .indexing import A_FEW, check_fits, check_mask, corner, take, take_points
+from .launch import same_device
 from .lines import check_index
 from .movement import broadcast_to, reshape, to_dtype
 from .mutation import check_grows, check_kind
@@ -230,6 +231,7 @@ def masked_select(x: Tensor, mask: Tensor) -> Tensor:
     from .searching import nonzero
 
     check_mask(mask, "masked_select")
+    same_device([x, mask], "masked_select")
     shape = broadcast([x.shape, mask.shape], "masked_select")
     (places,) = nonzero(reshape(expanded(mask.detach(), shape), (numel(shape),)))
     return take_points(broadcast_to(x, shape), places, 0, len(shape)) if shape else take(reshape(x, (1,)), places)
@@ -255,6 +257,7 @@ def masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     from .scans import cumulative_sum
 
     check_mask(mask, "masked_scatter")
+    same_device([x, mask, source], "masked_scatter")
     check_grows("masked_scatter", x.shape, [mask.shape])
     check_kind("masked_scatter", x.dtype, source.dtype)
     if not x.numel:

@@ -14,6 +14,7 @@ from .creation import asarray
 from .elementwise import equal, greater, logical_and, logical_not
 from .indexing import take_along_axis
 from .kernel_op import primitive
+from .launch import same_device
 from .movement import reshape, stack, to_dtype
 from .ordering import coordinates, flat_nonzero, search_rows
 from .sets import unique, unique_all, unique_counts, unique_inverse, unique_values
@@ -120,6 +121,7 @@ def isin(x: Any, test: Any, invert: bool = False) -> Tensor:
     x or test may be a Python number. `test` is sorted, then searched: O((m + n)·log m).
     """
     x, test = _both(x, test)
+    same_device([x, test], "isin")
     within = sort(reshape(test.detach(), (-1,)))
     plain = x.detach()
     # NaNs stand together at the end of the sorted elements, but equal nothing
