@@ -190,7 +190,7 @@ def test_a_basic_key_is_a_view_and_an_index_is_a_copy():
         (lambda x: x[:, fn.asarray([[0, -5]])], fn.IndexOutOfRange, r"-5 at \(0, 1\), for axis 1 of size 4"),
         (lambda x: x[[0, 1], [0, 9]], fn.IndexOutOfRange, "index: .*9 at 1, for axis 1 of size 4"),
         (lambda x: x[[0, 1], [0, 1, 2]], fn.ShapeError, "do not broadcast"),
-        (lambda x: x[fn.asarray(np.ones(4, bool))], fn.ShapeError, r"mask of shape \(4,\) does not fit axes 0"),
+        (lambda x: x[fn.asarray(np.ones(4, bool))], fn.IndexOutOfRange, r"mask of shape \(4,\) does not fit axes 0"),
         (lambda x: fn.zeros((0, 2))[fn.asarray([0])], fn.IndexOutOfRange, "is empty"),
         (lambda x: x.__setitem__(0, fn.zeros((3,))), fn.ShapeError, "not broadcast"),
         (lambda x: x.__setitem__([0, 1], fn.zeros((3, 4))), fn.ShapeError, "not broadcast"),
@@ -208,6 +208,17 @@ def test_a_basic_key_is_a_view_and_an_index_is_a_copy():
 def test_errors(call, error, message):
     with at_once(), pytest.raises(error, match=message):
         call(fn.zeros((3, 4)))
+
+
+@pytest.mark.parametrize(
+    "shape, mask", [((3,), (0,)), ((3, 4), (3, 0)), ((3, 4), (0, 4)), ((3, 4), (0,)), ((0,), (0,))]
+)
+def test_a_mask_with_an_empty_axis_takes_nothing(shape, mask):
+    x, key = np.ones(shape), np.zeros(mask, bool)
+    y = fn.asarray(x)
+    assert y[fn.asarray(key)].shape == x[key].shape
+    y[fn.asarray(key)] = 7
+    assert np.array_equal(y.numpy(), x)
 
 
 def test_nothing_is_written_when_an_index_is_out_of_range():

@@ -75,7 +75,7 @@ def _with_axis() -> list[Any]:
 @pytest.mark.parametrize("entry", _with_axis())
 def test_an_axis_that_is_not_there_is_refused(entry: Entry) -> None:
     operands, keywords = _operands(entry)
-    names = [n for n in inspect.signature(inspect.unwrap(entry.op)).parameters]
+    names = list(inspect.signature(inspect.unwrap(entry.op)).parameters)
     given = [_tensor(o, entry.dtypes[0], fn.default_device()) for o in operands]
     if "axis" in names[: len(given)] and not entry.example:
         given[names.index("axis")] = 17

@@ -19,7 +19,7 @@ from ..errors import DTypeError, IndexOutOfRange, ShapeError
 from ..kernels import formula
 from ..shapes import Shape, broadcast, numel
 from ..tensor import Tensor
-from .creation import asarray
+from .creation import asarray, zeros
 from .elementwise import where
 from .indexing import take_points
 from .launch import MapKernel, check_number, same_device
@@ -151,7 +151,9 @@ def _add_entry(key: Key, k: Any, x: Tensor, axis: int) -> None:
     if isinstance(k, Tensor) and k.dtype is bool_ and k.ndim:
         covered = x.shape[axis : axis + k.ndim]
         if k.shape != covered:
-            raise ShapeError(f"index: a mask of shape {k.shape} does not fit axes {axis} … of shape {x.shape}")
+            if len(covered) != k.ndim or any(m not in (n, 0) for m, n in zip(k.shape, covered, strict=True)):
+                raise IndexOutOfRange(f"index: a mask of shape {k.shape} does not fit axes {axis} … of shape {x.shape}")
+            k = zeros(covered, dtype=bool_, device=x.device)  # as in NumPy, a mask with an empty axis takes nothing
     elif isinstance(k, Tensor) and k.dtype is not bool_:
         if not k.dtype.is_integer:
             raise DTypeError(f"index: a tensor index must be of integers or bool, got {k.dtype.name}")
