@@ -31,7 +31,11 @@ class Context:
         self._without: set[int] = set()
 
     def save(self, *tensors: Tensor | None) -> None:
-        """Keep operands, results or other tensors for `saved`, which raises if one was changed in place since."""
+        """Keep operands, results or other tensors for `saved`, which raises if one was changed in place since.
+
+        A tensor made inside forward, neither operand nor result, is a constant to a second derivative: save the
+        operand and make it again in backward.
+        """
         for x in tensors:
             if x is not None and not isinstance(x, Tensor):
                 raise DTypeError(f"save: expected tensors, got {type(x).__name__}; set other values as attributes")
