@@ -151,7 +151,9 @@ def gpu(run: Run) -> Iterator[Row]:
 
 
 def generated(run: Run) -> Iterator[Row]:
-    yield command(run, "property tests", [*PYTEST, "tests/property", *run.workers(12)], 1200, pytest_counts)
+    # the slow ones too: without them each op would be tested in two of its dtypes only
+    every = ["-m", "not gpu and not sm90"]
+    yield command(run, "property tests", [*PYTEST, *every, "tests/property", *run.workers(16)], 1200, pytest_counts)
 
 
 def unit(run: Run) -> Iterator[Row]:

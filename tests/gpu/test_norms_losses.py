@@ -80,6 +80,19 @@ def test_parameters_of_row_norms(rows: int, n: int, dtype: DType, gpu: Device, r
 
 
 @named(FLOATS)
+def test_a_row_of_one(dtype: DType, gpu: Device) -> None:
+    """x / √(x² + eps): the gradient in x is what two terms of about 1/x leave, so the error is one of the terms."""
+    for value in (0.5, -3.0):
+        arrays = [np.array([[value]]), np.array([2.0])]
+        expected = outcome(fn.rms_norm, arrays, fn.float64, CPU)
+        found, again = (outcome(fn.rms_norm, arrays, dtype, gpu) for _ in range(2))
+        for got, repeated, want in zip(found, again, expected, strict=True):
+            assert np.array_equal(got, repeated)
+            term = max(2 / abs(value), float(np.abs(want).max()))
+            assert np.all(np.abs(got - want) <= (8 * dtype.accumulator.eps + dtype.eps * (np.abs(want) > 1e-3)) * term)
+
+
+@named(FLOATS)
 @pytest.mark.parametrize("batch, tokens, n", [(1, 1, 8), (3, 100, 65), (2, 1024, 320)])
 def test_modulation(batch: int, tokens: int, n: int, dtype: DType, gpu: Device, rng: np.random.Generator) -> None:
     x, shift, scale = rng.normal(1, 2, (batch, tokens, n)), rng.normal(0, 1, (batch, n)), rng.normal(0, 1, (batch, n))

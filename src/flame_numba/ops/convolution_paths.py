@@ -20,9 +20,8 @@ from .reductions import sum as add_up
 from .windows import volumes
 
 COLUMN_BYTES = 4 << 20  # of columns at a time: little enough to stay in the cache between unfold and product
-_BLOCKS = (
-    512  # of a product with fewer, the summed index is cut (a constant: results must not depend on the GPU's size)
-)
+# of a product with fewer, the summed index is cut; a constant, since results must not depend on the GPU's size
+_BLOCKS = 512
 
 
 @dataclass(frozen=True)
