@@ -14,6 +14,8 @@ from flame_numba.ops.table import Booleans, Floats, Integers
 from flame_numba.tensor import Tensor
 
 ELSEWHERE = fn.Device.simulated(1 << 30)
+# the examples of these look into an operand, or change it, before the op sees it
+CASTING = ("cosine_embedding_loss", "largest_windows_gradient", "to_device", "view")
 
 
 def _tensor(operand: Any, dtype: fn.DType, device: fn.Device) -> Any:
@@ -38,7 +40,8 @@ def _operands(entry: Entry) -> tuple[list[Any], dict[str, Any]]:
 
 
 def _call(entry: Entry, operands: list[Any], keywords: dict[str, Any]) -> Any:
-    return (entry.example or entry.op)(*operands, **keywords)
+    call = entry.op if entry.name in CASTING else (entry.example or entry.op)
+    return call(*operands, **keywords)
 
 
 def _places(operands: list[Any]) -> list[int]:
@@ -47,14 +50,7 @@ def _places(operands: list[Any]) -> list[int]:
 
 def _with_several() -> list[Any]:
     several = (e for e in TABLE.values() if len(_places(_operands(e)[0])) > 1)
-    # the example of this one casts an operand before the op sees it
-    return [pytest.param(e, id=e.name) for e in several if e.name != "cosine_embedding_loss"]
-
-
-def test_a_target_on_another_device_is_refused() -> None:
-    x = fn.zeros((3, 4))
-    with pytest.raises(fn.DeviceMismatch):
-        fn.cosine_embedding_loss(x, x, Tensor.empty((3,), device=ELSEWHERE))
+    return [pytest.param(e, id=e.name) for e in several]
 
 
 @pytest.mark.parametrize("entry", _with_several())
@@ -91,6 +87,7 @@ def test_what_is_no_tensor_is_refused(entry: Entry) -> None:
     operands, keywords = _operands(entry)
     given = [_tensor(o, entry.dtypes[0], fn.default_device()) for o in operands]
     for at in _places(operands):
-        wrong = [*given[:at], object(), *given[at + 1 :]]
-        with pytest.raises((fn.FlameError, TypeError, AttributeError)):
-            _call(entry, wrong, keywords)
+        for wrong in (object(), "text", np.ones(3)):
+            with pytest.raises(fn.FlameError) as caught:
+                _call(entry, [*given[:at], wrong, *given[at + 1 :]], keywords)
+            assert entry.name in str(caught.value), "the message names the op"

@@ -126,7 +126,7 @@ _VALUES = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 5e-324, -5e-3
     _nextafter_reference, [case(_VALUES, _VALUES[::-1].copy()), case(_VALUES[:, None], _VALUES)], ulps=0,
     test_dtypes=(dtypes.float64,), non_differentiable="it moves by one unit in the last place",
 )  # fmt: skip
-def nextafter(x: Any, y: Any) -> Tensor:
+def nextafter(x: Tensor | float, y: Tensor | float) -> Tensor:
     """The next number after x towards y in their common floating dtype; y where they are equal, NaN if either is.
 
     Exact in every dtype: it counts on the bits. Raises DTypeError unless the operands are floating.

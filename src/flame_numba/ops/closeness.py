@@ -55,7 +55,7 @@ def _clip(x: Any, min: Any = None, max: Any = None) -> Any:
     ],
     test_dtypes=(*FLOATS, *INTEGERS[:4]), ulps=0,
 )  # fmt: skip
-def clip(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
+def clip(x: Tensor, min: Tensor | float | None = None, max: Tensor | float | None = None) -> Tensor:
     """x held between min and max, tensors (broadcast) or numbers; None is no limit. Where min > max the result is max.
 
     NaN stays NaN, and a NaN limit makes one. The gradient goes to x where x is within the limits or at one, else to
@@ -109,7 +109,7 @@ _ADDCDIV = _formula("addcdiv", "x a b value", lambda x, a, b, value: x + value *
     [case((3, 4), (3, 4), (3, 4)), case((3, 4), (4,), (3, 1), value=2), case((), (2,), ()), case((0,), (0,), (1,))],
     test_dtypes=(*FLOATS, *INTEGERS[:4]),
 )
-def addcmul(x: Tensor, a: Any, b: Any, value: float = 1) -> Tensor:
+def addcmul(x: Tensor, a: Tensor | float, b: Tensor | float, value: float = 1) -> Tensor:
     """x + value·a·b, broadcast, in one kernel and with one rounding to a 2-byte dtype."""
     return _ADDCMUL(x, a, b, value)
 
@@ -118,7 +118,7 @@ def addcmul(x: Tensor, a: Any, b: Any, value: float = 1) -> Tensor:
     lambda x, a, b, value=1: x + value * a / b,
     [case((3, 4), (3, 4), np.full((3, 4), 1.5)), case((3, 4), (4,), np.array([-2.0]), value=0.5)],
 )
-def addcdiv(x: Tensor, a: Any, b: Any, value: float = 1) -> Tensor:
+def addcdiv(x: Tensor, a: Tensor | float, b: Tensor | float, value: float = 1) -> Tensor:
     """x + value·a / b, broadcast, in one kernel and with one rounding to a 2-byte dtype. Floating dtypes only."""
     return _ADDCDIV(x, a, b, value)
 
@@ -148,7 +148,7 @@ _TO = np.array([1.0 + 2.0**-7, 1.5, np.inf, -np.inf, np.nan, -0.0, 2.0**20, np.i
     ],
     non_differentiable=_TRUTH_VALUED, test_dtypes=(*FLOATS, *INTEGERS[:4]),
 )  # fmt: skip
-def isclose(x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
+def isclose(x: Tensor | float, y: Tensor | float, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
     """Whether |x − y| ≤ atol + rtol·|y|, element by element; infinities are close to themselves alone.
 
     NaN is close to NaN if equal_nan. Integers are compared in f64.
@@ -166,7 +166,7 @@ def _floating(value: Any) -> Any:
     np.allclose, [case((3, 4), (4,)), case(_NEAR, _NEAR, equal_nan=True), case(_NEAR, _TO), case((0,), ())],
     non_differentiable=_TRUTH_VALUED,
 )  # fmt: skip
-def allclose(x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
+def allclose(x: Tensor | float, y: Tensor | float, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
     """Whether `isclose` holds everywhere: a 0-d truth value, on the device until somebody asks (`if allclose(…)`)."""
     return isclose(x, y, rtol, atol, equal_nan).all()
 

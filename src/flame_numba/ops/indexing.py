@@ -290,7 +290,7 @@ def check_mask(mask: Tensor, op: str) -> None:
     ],
     test_dtypes=FLOATS,
 )  # fmt: skip
-def masked_fill(x: Tensor, mask: Tensor, value: Any) -> Tensor:
+def masked_fill(x: Tensor, mask: Tensor, value: Tensor | float) -> Tensor:
     """x, and `value` (a number or a 0-d tensor) where the mask holds; the mask broadcasts to x."""
     if broadcast([x.shape, mask.shape], "masked_fill") != x.shape:
         raise ShapeError(f"masked_fill: a mask of shape {mask.shape} does not broadcast to {x.shape}")

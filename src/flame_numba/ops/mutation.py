@@ -122,7 +122,8 @@ def check_recordable(op: str, x: Tensor) -> None:
     if sys.getrefcount(x.storage) > _ALONE and not is_recomputing():  # then the first run was asked
         raise GradientError(
             f"{op}: another tensor shares memory with this one (it is a view, or has views, or its value was saved "
-            f"for a gradient), so the change cannot be recorded; clone() it first"
+            f"for a gradient), so the change cannot be recorded; clone() it first (for x[key] += v write "
+            f"x[key] = x[key] + v)"
         )
 
 

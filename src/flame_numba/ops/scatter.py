@@ -86,7 +86,7 @@ def index_copy(x: Tensor, axis: int, indices: Tensor, source: Tensor) -> Tensor:
     _index_copy_reference, [case((5, 3), 0, Integers((4,), -5, 5), 1), case((2, 4), -1, Integers((0,), 0, 4), 1)],
     test_dtypes=A_FEW_NUMBERS, ulps=0,
 )  # fmt: skip
-def index_fill(x: Tensor, axis: int, indices: Tensor, value: Any) -> Tensor:
+def index_fill(x: Tensor, axis: int, indices: Tensor, value: Tensor | float) -> Tensor:
     """x with one value (a number or a 0-d tensor) at indices (n) along an axis."""
     at = check_flat("index_fill", x, axis, indices)
     if isinstance(value, Tensor) and value.ndim:
@@ -119,7 +119,7 @@ _SCATTER_CASES = [
 
 
 @composite(_by_position(lambda old, value: value), _SCATTER_CASES, test_dtypes=A_FEW_NUMBERS, ulps=0)
-def scatter(x: Tensor, axis: int, indices: Tensor, src: Any) -> Tensor:
+def scatter(x: Tensor, axis: int, indices: Tensor, src: Tensor | float) -> Tensor:
     """x with y[indices[i, j, …], j, …] = src[i, j, …] (for axis 0); of equal indices the last wins.
 
     indices may be shorter than x off the axis, and than src; src may be a number. Raises ShapeError.
@@ -129,7 +129,7 @@ def scatter(x: Tensor, axis: int, indices: Tensor, src: Any) -> Tensor:
 
 
 @composite(_by_position(lambda old, value: old + value), _SCATTER_CASES, test_dtypes=A_FEW_NUMBERS)
-def scatter_add(x: Tensor, axis: int, indices: Tensor, src: Any) -> Tensor:
+def scatter_add(x: Tensor, axis: int, indices: Tensor, src: Tensor | float) -> Tensor:
     """x with y[indices[i, j, …], j, …] += src[i, j, …] (for axis 0), in the order of i; shapes as for `scatter`."""
     at, source = line_source("scatter_add", x, axis, indices, src)
     return add_along(x, indices, source, at)
@@ -158,7 +158,7 @@ def _scatter_reduce_reference(x: Any, axis: int, i: Any, src: Any, reduce: str, 
     ],
 )  # fmt: skip
 def scatter_reduce(
-    x: Tensor, axis: int, indices: Tensor, src: Any, reduce: str, include_self: bool = True
+    x: Tensor, axis: int, indices: Tensor, src: Tensor | float, reduce: str, include_self: bool = True
 ) -> Tensor:  # fmt: skip
     """x combined with src at indices by reduce: sum, mean, prod, amax or amin; shapes as for `scatter`.
 
@@ -212,7 +212,7 @@ def _put_along_axis_reference(x: Any, i: Any, values: Any, axis: int = -1) -> An
     [case((3, 5), Integers((3, 2), 0, 5), (3, 2)), case((4, 3), Integers((2, 1), 0, 4), (1, 3), axis=0)],
     test_dtypes=A_FEW, ulps=0,
 )  # fmt: skip
-def put_along_axis(x: Tensor, indices: Tensor, values: Any, axis: int = -1) -> Tensor:
+def put_along_axis(x: Tensor, indices: Tensor, values: Tensor | float, axis: int = -1) -> Tensor:
     """x with y[…, indices[…, j, …], …] = values[…, j, …]: a new tensor. Off the axis, indices broadcast to x."""
     at = check_along_axis("put_along_axis", x, indices, axis)
     shape = (*x.shape[:at], indices.shape[at], *x.shape[at + 1 :])

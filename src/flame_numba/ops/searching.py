@@ -115,7 +115,7 @@ def bucketize(x: Tensor, boundaries: Tensor, right: bool = False) -> Tensor:
     ],
     non_differentiable="its result is a truth value", test_dtypes=A_FEW,
 )  # fmt: skip
-def isin(x: Any, test: Any, invert: bool = False) -> Tensor:
+def isin(x: Tensor | float, test: Tensor | float, invert: bool = False) -> Tensor:
     """Whether each element of x equals an element of `test` (or none, if invert). A NaN equals nothing.
 
     x or test may be a Python number. `test` is sorted, then searched: O((m + n)·log m).

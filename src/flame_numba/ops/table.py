@@ -12,6 +12,7 @@ generated from `TABLE`. An op reaches the graph only through these.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from ..errors import ConfigError, GradientError
 from ..grad import Node, is_recording, record
 from ..tensor import Tensor
 from .autocast import cast_target
+from .operands import TensorCheck
 
 
 @dataclass(frozen=True)
@@ -164,18 +166,16 @@ def composite(
     """An entry made of other ops, which record themselves."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        op = function
-        if autocast is not None:
+        check = TensorCheck(function, function.__name__)
 
-            def op(*args: Any, **keywords: Any) -> Any:
-                target = cast_target(autocast)
-                if target is not None:
-                    args = tuple(cast_floating(a, target) for a in args)
-                    keywords = {k: cast_floating(a, target) for k, a in keywords.items()}
-                return function(*args, **keywords)
+        @functools.wraps(function)
+        def op(*args: Any, **keywords: Any) -> Any:
+            check(args, keywords)
+            if autocast is not None and (target := cast_target(autocast)) is not None:
+                args = tuple(cast_floating(a, target) for a in args)
+                keywords = {k: cast_floating(a, target) for k, a in keywords.items()}
+            return function(*args, **keywords)
 
-            op.__name__, op.__doc__ = function.__name__, function.__doc__
-            op.__wrapped__ = function  # type: ignore[attr-defined]
         entry = Entry(
             function.__name__, "composite", inspect.getdoc(function) or "", op, reference, (domain,), tuple(cases),
             ulps, test_dtypes, non_differentiable, tuple(inspect.signature(function).parameters), example,
