@@ -18,11 +18,11 @@ import contextlib
 import difflib
 import io
 import linecache
-import os
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import traceback
 import types
 from collections.abc import Iterator
@@ -218,18 +218,23 @@ def _on_device(name: str | None) -> contextlib.AbstractContextManager[object]:
     return Device.parse(name)
 
 
+@contextlib.contextmanager
+def _folder(given: Path | None) -> Iterator[None]:
+    """The current folder while a page runs: what it writes stays out of the project."""
+    with tempfile.TemporaryDirectory() as empty, contextlib.chdir(given or empty):
+        yield
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the code blocks of a Markdown page.")
     parser.add_argument("page", type=Path)
     parser.add_argument("--device", help="the default device: cpu or cuda")
-    parser.add_argument("--folder", type=Path, help="run in this folder instead of the current one")
+    parser.add_argument("--folder", type=Path, help="run in this folder instead of an empty one that is removed")
     parser.add_argument("--name", help="what to call the page in messages")
     options = parser.parse_args()
     path = options.page.resolve()
-    if options.folder:
-        os.chdir(options.folder)
     try:
-        with _on_device(options.device):
+        with _folder(options.folder), _on_device(options.device):
             ran = run_page(path, options.name or str(options.page))
     except Lie as lie:
         print(lie, file=sys.stderr)

@@ -47,6 +47,17 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not broken, f"{page.relative_to(ROOT)} links to files that are not there: {broken}"
 
 
+LAYERS = ("", "devices", "kernels", "pool", "grad", "ops")  # of the other packages, the page names the package
+
+
+def test_the_architecture_names_every_module() -> None:
+    package = ROOT / "src" / "flame_numba"
+    modules = {path.stem for layer in LAYERS for path in (package / layer).glob("*.py") if path.stem != "__init__"}
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = {name.rpartition("/")[2] for name in re.findall(r"`([a-z_0-9/]+)`", page)}
+    assert not modules - named, f"docs/architecture.md does not say what these are for: {sorted(modules - named)}"
+
+
 # The harness itself: each kind of lie must be caught, with its place.
 
 TRUE_PAGE = """
