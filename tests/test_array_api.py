@@ -14,7 +14,7 @@ import pytest
 
 import flame_numba as fn
 from flame_numba import array_api as xp
-from flame_numba.errors import ConfigError, DTypeError
+from flame_numba.errors import ConfigError, DeviceError, DTypeError
 
 SOURCE = Path(fn.__file__).parent.parent
 # https://data-apis.org/array-api/2024.12/API_specification/
@@ -81,6 +81,22 @@ def test_inspection():
         "float64": fn.float64,
     }
     assert info.dtypes(kind="complex floating") == {}
+    assert info.dtypes(device=fn.Device.cpu()) == info.dtypes() and info.default_dtypes(device="cpu")
+    for call in (info.dtypes, info.default_dtypes):
+        with pytest.raises(DeviceError, match="'tpu'"):
+            call(device="tpu")
+
+
+def test_as_many_axes_as_are_said_work():
+    x = fn.ones((1,) * xp.__array_namespace_info__().capabilities()["max dimensions"])
+    assert (x + 1).item() == 2 and x.numpy().ndim == x.ndim and "1." in repr(x)
+
+
+def test_a_move_on_a_stream():
+    x = fn.ones((2,))
+    assert x.to_device(x.device, stream=x.device.new_stream()).tolist() == [1, 1]
+    with pytest.raises(DeviceError, match="stream must be a Stream .* got 1"):
+        x.to_device(x.device, stream=1)
 
 
 def test_kinds_and_casts():
@@ -92,6 +108,9 @@ def test_kinds_and_casts():
     assert xp.result_type(fn.int8, 2.0) is fn.float32
     for call in (
         lambda: xp.isdtype(fn.int8, "number"),
+        lambda: xp.isdtype(fn.ones((1,)), "numeric"),
+        lambda: xp.isdtype(fn.int8, fn.ones((1,))),
+        lambda: xp.astype(np.ones(1), fn.int8),
         lambda: xp.result_type(1, 2),
         lambda: xp.result_type(fn.float32, 1j),
         lambda: xp.finfo(fn.int8),
@@ -110,7 +129,7 @@ def test_limits():
 def test_copies_are_made_where_asked_for():
     x = fn.ones((2, 3))
     assert xp.astype(x, fn.float32).storage is not x.storage
-    assert xp.astype(x, fn.float32, copy=False).storage is x.storage
+    assert xp.astype(x, fn.float32, copy=False) is xp.astype(x, fn.float32, copy=False, device=x.device) is x
     assert xp.reshape(x, (6,), copy=True).storage is not x.storage
     assert xp.reshape(x, (6,), copy=False).storage is x.storage
     with pytest.raises(ValueError, match="view"):

@@ -172,6 +172,9 @@ def test_copy_true_copies_and_false_does_not():
         (lambda x: x.__dlpack__(stream=1), "without streams"),
         (lambda x: x.__dlpack__(dl_device=(2, 0), copy=False), "without a copy"),
         (lambda x: x.__dlpack__(dl_device=(7, 0)), "device type 7"),
+        (lambda x: x.__dlpack__(dl_device="cpu"), "dl_device must be a tuple of two integers, it is 'cpu'"),
+        (lambda x: x.__dlpack__(dl_device=(1, "a")), "dl_device must be"),
+        (lambda x: x.__dlpack__(max_version=1), "max_version must be a tuple of two integers, it is 1"),
     ],
 )
 def test_what_cannot_be_exported_is_a_buffer_error(call, words):
@@ -340,6 +343,26 @@ def test_elements_must_be_aligned():
     assert pins(x) == 0
 
 
+def _negative_size(view):
+    view.shape[0] = -4
+
+
+def _no_memory(view):
+    view.data = None
+
+
+@pytest.mark.parametrize("spoil", [_negative_size, _no_memory])
+def test_exporters_that_describe_no_memory_are_refused(spoil):
+    x = fn.zeros((4,))
+    capsule = x.__dlpack__()
+    spoil(look_into(capsule).view)
+    with pytest.raises(ShareError, match="describes no memory"):
+        from_dlpack(Producer(capsule))
+    del capsule
+    gc.collect()
+    assert pins(x) == 0
+
+
 # --- NumPy without DLPack -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", fn.dtypes.ALL, ids=lambda d: d.name)
 def test_numpy_without_a_copy(dtype):
@@ -402,7 +425,7 @@ def test_asarray_keeps_what_python_numbers_hold():
 class Interface:
     def __init__(self, **changes: object) -> None:
         self.__cuda_array_interface__ = {
-            "shape": (2,), "typestr": "<f4", "data": (0, False), "version": 3, "strides": None, "stream": None,
+            "shape": (2,), "typestr": "<f4", "data": (256, False), "version": 3, "strides": None, "stream": None,
             **changes,
         }  # fmt: skip
 
@@ -413,11 +436,35 @@ class Interface:
         ({"mask": object()}, ShareError, "masked"),
         ({"typestr": "<c8"}, DTypeError, "complex"),
         ({"typestr": ">f4"}, DTypeError, "byte order"),
+        ({"typestr": None}, ShareError, "typestr must be a string such as '<f4', it is None"),
+        ({"typestr": 3}, ShareError, "typestr must be a string"),
+        ({"version": 4}, ShareError, "version 4 of the interface is not one of 0 to 3"),
+        ({"version": None}, ShareError, "version None"),
+        ({"shape": None}, ShareError, "shape must be a tuple of integers, it is None"),
+        ({"shape": (2.5,)}, ShareError, "shape must be a tuple of integers"),
+        ({"shape": (-2,)}, ShareError, "negative size"),
+        ({"strides": 4}, ShareError, "strides must be a tuple of integers"),
+        ({"strides": (4, 4)}, ShareError, "as many axes"),
+        ({"strides": (3,)}, ShareError, "no multiples of 4 bytes"),
+        ({"data": None}, ShareError, r"data must be \(address, read only\), it is None"),
+        ({"data": ("a", False)}, ShareError, "data must be"),
+        ({"data": (0, False)}, ShareError, "there is no memory"),
+        ({"stream": 0}, ShareError, "stream 0 is not allowed"),
+        ({"stream": "a"}, ShareError, "stream 'a' is not allowed"),
     ],
 )
 def test_cuda_arrays_that_cannot_come_in(changes, error, words):
     with pytest.raises(error, match=words):
         from_cuda_array(Interface(**changes))
+
+
+def test_cuda_arrays_need_a_gpu():
+    if fn.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(fn.DeviceError, match="driver|cuda-bindings"):
+        from_cuda_array(Interface())
+    with pytest.raises(ShareError, match="must be a dict"):
+        from_cuda_array(SimpleNamespace(__cuda_array_interface__=3))
 
 
 # --- the order of streams, on a machine that only writes down what it is told ---------------------------------------

@@ -34,6 +34,13 @@ def test_a_freed_size_is_reused_at_once() -> None:
     assert (pool.stats().hits, pool.stats().misses) == (5, 1)
 
 
+def test_a_pool_is_of_a_device() -> None:
+    assert MemoryPool("cpu").device == MemoryPool.with_config("cpu", PoolConfig()).device == Device.cpu()
+    for wrong in (3, None, "tpu"):
+        with pytest.raises(DeviceError, match="expected 'cpu', 'cuda'"):
+            MemoryPool(wrong)  # type: ignore[arg-type]
+
+
 def settle(pool: MemoryPool) -> None:
     """Merge the freed blocks that wait for requests of their own size."""
     with pool._exclusive():

@@ -50,7 +50,7 @@ class DType:
         return f"flame_numba.{self.name}"
 
     def __reduce__(self) -> str:
-        return self.name  # one object each, also after pickling
+        return "bool_" if self.kind == "bool" else self.name  # its name here: one object each, also after pickling
 
 
 def _dtype(name: str, kind: Kind) -> DType:
@@ -88,7 +88,7 @@ BY_NAME = {d.name: d for d in ALL}
 def as_dtype(value: Any) -> DType:
     """DType of a DType, a NumPy dtype or scalar type, a name, or Python's bool, int, float.
 
-    Raises DTypeError for anything else (complex, object, string …).
+    Raises DTypeError for anything else (complex, object, string, None …).
     """
     if isinstance(value, DType):
         return value
@@ -97,8 +97,8 @@ def as_dtype(value: Any) -> DType:
     if isinstance(value, str) and value in BY_NAME:
         return BY_NAME[value]
     try:
-        return _BY_NUMPY[np.dtype(value)]
-    except (TypeError, KeyError):
+        return _BY_NUMPY[np.dtype(value if value is not None else object)]  # NumPy's dtype of None is float64
+    except (TypeError, ValueError, KeyError):  # ValueError: of something whose own `dtype` is not NumPy's
         names = ", ".join(d.name for d in ALL)
         raise DTypeError(f"dtype: {value!r} is not one of {names}") from None
 

@@ -18,7 +18,7 @@ class IndexOutOfRange(FlameError, IndexError):
 
 
 class DTypeError(FlameError, TypeError):
-    """A dtype has no meaning for the op, or two dtypes have no common one."""
+    """A dtype has no meaning for the op, two dtypes have no common one, or an argument is of a type it cannot be."""
 
 
 class DeviceMismatch(FlameError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -61,15 +62,18 @@ class Storage:
             return np.empty(0, self.dtype.numpy)
         return np.asarray(_Window(self)).view(self.dtype.numpy)
 
-    def __del__(self, _error: type[Exception] = PoolError) -> None:  # at exit, names of modules are gone
+    def __reduce__(self) -> Any:  # what copy, deepcopy and pickle ask: a second owner would free the block too
+        raise PoolError("storage: it owns a block of a pool, so it is not copied or pickled; copy a tensor over it")
+
+    def __del__(self, _at_exit: Callable[[], bool] = sys.is_finalizing) -> None:  # then names of modules are gone
         try:
             block = self.block
         except AttributeError:
             return  # the pool had no memory for it
         try:
             block.pool.free(block)
-        except _error:
-            if not sys.is_finalizing():  # then another library may still hold pinned memory
+        except Exception:
+            if not _at_exit():  # then another library may still hold pinned memory, and the pool may be half gone
                 raise
 
     def __repr__(self) -> str:

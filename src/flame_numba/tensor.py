@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from .devices import Device, Stream, current_device, current_stream
 from .dtypes import DType, as_dtype, default_float
-from .errors import DTypeError, GradientError, IndexOutOfRange, ShapeError, ShareError
+from .errors import DeviceMismatch, DTypeError, FlameError, GradientError, IndexOutOfRange, ShapeError, ShareError
 from .pinned import HostCopy, hold, pinned_empty
 from .shapes import Shape, as_shape, expand_strides, is_contiguous, layout, numel
 from .storage import Storage
@@ -21,7 +22,8 @@ class _NotASequence(ShapeError, TypeError):
     """What Python, and who asks whether it can iterate, expects of an object without a length."""
 
 
-FAULTS: list[str] = ["no fault"]  # code → what a kernel found wrong
+MAX_NUMPY_AXES = 64
+FAULTS: list[tuple[type[FlameError], str]] = [(IndexOutOfRange, "no fault")]  # code → what a kernel found wrong
 
 
 class Tensor:
@@ -35,8 +37,8 @@ class Tensor:
     __slots__ = (
         "__weakref__",
         "_contiguous",
+        "_grad",
         "dtype",
-        "grad",
         "hooks",
         "node",
         "offset",
@@ -55,7 +57,7 @@ class Tensor:
         self.strides = strides
         self.offset = offset
         self.requires_grad = False
-        self.grad: Tensor | None = None
+        self._grad: Tensor | None = None
         self.node: Any = None  # the op that made it, if recorded
         self.hooks: Any = None  # functions that see a leaf's gradient
         self._contiguous: bool | None = None
@@ -94,6 +96,21 @@ class Tensor:
         return self.node is None
 
     @property
+    def grad(self) -> Tensor | None:
+        """What backward passes have added up, or None. Set it to None, or to a tensor of this shape, dtype and device.
+
+        The gradient of a two-byte tensor may be float32, as an unscaled one is. Raises DTypeError, ShapeError or
+        DeviceMismatch for anything else.
+        """
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is not None:
+            check_gradient("grad", value, self, wider=True)
+        self._grad = value
+
+    @property
     def is_inference(self) -> bool:
         """Whether its elements were made in `inference_mode`, and so cannot be saved for a backward pass."""
         return self.storage.version < 0
@@ -120,6 +137,46 @@ class Tensor:
         self.requires_grad = value
         return self
 
+    # --- copies by Python's own means -------------------------------------------------------------------------------
+    def __copy__(self) -> Tensor:
+        """Another tensor over the same storage, at the same place in the graph; the `.grad` of a leaf is its own."""
+        result = _leaf(type(self), self, self.requires_grad)
+        result.node = self.node
+        if hasattr(self, "__dict__"):
+            vars(result).update(vars(self))
+        return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        """A leaf with memory of its own on the same device, of the same class, with a copy of `.grad`, without hooks.
+
+        A tensor that is met twice is copied once, so tied weights stay tied; but two views of one storage become
+        two tensors that share nothing. Raises GradientError for the result of a recorded op.
+        """
+        self._check_leaf("deepcopy")
+        result = memo[id(self)] = _leaf(type(self), self.detach().clone(), self.requires_grad)
+        result._grad = deepcopy(self._grad, memo)
+        if hasattr(self, "__dict__"):
+            vars(result).update(deepcopy(vars(self), memo))
+        return result
+
+    def __reduce__(self) -> Any:
+        """Pickled as its bytes on the host: class, dtype, device and requires_grad come back, `.grad` and hooks do not.
+
+        Unpickling needs the device that it was on, else it raises DeviceError: pickle `x.to_device("cpu")` to read it
+        elsewhere. Views are pickled each for itself. Raises GradientError for the result of a recorded op.
+        """
+        self._check_leaf("pickle")
+        elements = self.numpy().reshape(-1).view(np.uint8)
+        parts = (type(self), elements, self.dtype, self.shape, self.device, self.requires_grad)
+        return _unpickled, parts, getattr(self, "__dict__", None)
+
+    def _check_leaf(self, op: str) -> None:
+        if self.node is not None:
+            raise GradientError(
+                f"{op}: the tensor of shape {self.shape} is the result of {self.node.name}, and its graph cannot be "
+                "copied; detach() it, or clone() it to stay in the graph"
+            )
+
     # --- to and from the host -----------------------------------------------------------------------------------
     @classmethod
     def empty(cls, shape: Any, *, dtype: DType | str | None = None, device: Device | str | None = None) -> Tensor:
@@ -137,9 +194,9 @@ class Tensor:
         array must not be changed before that is done; it may be dropped.
         """
         host = np.asarray(array)
-        dtype = as_dtype(host.dtype)
         if not host.dtype.isnative:
             host = host.astype(host.dtype.newbyteorder("="))
+        dtype = as_dtype(host.dtype)
         host = np.ascontiguousarray(host).reshape(host.shape)
         result = cls.empty(host.shape, dtype=dtype, device=device)
         if host.size:
@@ -160,6 +217,10 @@ class Tensor:
         """
         if not copy:
             return self._shared()
+        if len(self.shape) > MAX_NUMPY_AXES:
+            raise ShapeError(
+                f"numpy: arrays have at most {MAX_NUMPY_AXES} axes, the tensor has {self.ndim}; reshape it"
+            )
         if self.numel == 0:
             self._raise_fault()
             return np.empty(self.shape, self.dtype.numpy)
@@ -191,6 +252,8 @@ class Tensor:
         the tensor's shape and dtype and lies in row-major order.
         """
         array = pinned_empty(self.shape, self.dtype, self.device) if out is None else out
+        if not isinstance(array, np.ndarray):
+            raise DTypeError(f"numpy_async: out must be a NumPy array, got {type(array).__name__}")
         if array.shape != self.shape or not array.flags.c_contiguous or not array.flags.writeable:
             raise ShapeError(f"numpy_async: out must be row-major and writeable of {self.shape}, it is {array.shape}")
         if array.dtype != self.dtype.numpy:
@@ -252,6 +315,17 @@ class Tensor:
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
 
+    def __contains__(self, value: Any) -> bool:
+        found = self == value  # False for what is no number
+        return bool(found.any() if isinstance(found, Tensor) else found)
+
+    def __format__(self, spec: str) -> str:
+        if not spec:
+            return str(self)
+        if self.numel != 1:
+            raise ShapeError(f"format: {spec!r} needs exactly one element, the shape is {self.shape}")
+        return format(self.item(), spec)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False and dtype is not None and np.dtype(dtype) != self.dtype.numpy:
             raise ShareError(f"__array__: {self.dtype.name} cannot be shown as {np.dtype(dtype)} without a copy")
@@ -308,15 +382,58 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __init__(self, data: Tensor) -> None:
+        if not isinstance(data, Tensor):
+            raise DTypeError(f"Parameter: expected a tensor, got {type(data).__name__}; see asarray()")
         super().__init__(data.storage, data.shape, data.strides, data.offset)
         self.requires_grad_()
         data.storage.block.retag("parameters")
 
 
+def _leaf(kind: type[Tensor], data: Tensor, requires_grad: bool) -> Tensor:
+    """A leaf of the class over the memory of `data`."""
+    result = kind.__new__(kind)  # not by calling it: a subclass may take other arguments
+    Tensor.__init__(result, data.storage, data.shape, data.strides, data.offset)
+    result.dtype, result.requires_grad = data.dtype, requires_grad
+    if isinstance(result, Parameter):
+        data.storage.block.retag("parameters")
+    return result
+
+
+def _unpickled(
+    kind: type[Tensor], elements: npt.NDArray[Any], dtype: DType, shape: Shape, device: Device, requires_grad: bool
+) -> Tensor:
+    """What `Tensor.__reduce__` took apart."""
+    data = Tensor.from_numpy(elements.view(dtype.numpy).reshape(shape), device)
+    return _leaf(kind, data, requires_grad)
+
+
+def check_gradient(op: str, gradient: Any, of: Tensor, wider: bool = False) -> None:
+    """Raises DTypeError, ShapeError or DeviceMismatch unless it is a tensor that can be the gradient of `of`."""
+    if not isinstance(gradient, Tensor):
+        kind = type(gradient).__name__
+        raise DTypeError(f"{op}: the gradient must be a tensor of shape {of.shape}, got {kind}; see asarray()")
+    if gradient.shape != of.shape:
+        raise ShapeError(f"{op}: the gradient must have the tensor's shape {of.shape}, it has {gradient.shape}")
+    if gradient.dtype is not of.dtype and not (wider and gradient.dtype is of.dtype.accumulator):
+        raise DTypeError(
+            f"{op}: the gradient must have the tensor's dtype {of.dtype.name}, it is {gradient.dtype.name}"
+        )
+    if gradient.device != of.device:
+        raise DeviceMismatch(
+            f"{op}: the gradient must be on the tensor's device {of.device}, it is on {gradient.device}"
+        )
+
+
 def _raise_fault(device: Device) -> None:
     code = device.backend.take_fault()
     if code:
-        raise IndexOutOfRange(FAULTS[code])
+        raise fault_error(code)
+
+
+def fault_error(code: int) -> FlameError:
+    """The error of a code that a kernel left."""
+    kind, text = FAULTS[code]
+    return kind(text)
 
 
 def new(device: Device, dtype: DType, shape: Shape) -> Tensor:

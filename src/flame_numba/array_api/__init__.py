@@ -9,6 +9,7 @@ import sys
 from math import e, inf, nan, pi
 from typing import Any
 
+from ..devices import Stream
 from ..dtypes import (
     bool_,
     float32,
@@ -22,7 +23,7 @@ from ..dtypes import (
     uint32,
     uint64,
 )
-from ..errors import ConfigError
+from ..errors import ConfigError, DeviceError
 from ..ops.movement import to_device as _move
 from ..tensor import Tensor
 from . import arrays, data_types, elementwise, info, reductions
@@ -50,6 +51,8 @@ def _to_device(x: Tensor, device: Any, /, *, stream: Any = None) -> Tensor:
     """A copy on another device, or the tensor itself if it is there; queued on `stream`, by default the current one."""
     if stream is None:
         return _move(x, device)
+    if not isinstance(stream, Stream):
+        raise DeviceError(f"to_device: stream must be a Stream (see `Device.new_stream`) or None, got {stream!r}")
     with stream:
         return _move(x, device)
 

@@ -70,7 +70,12 @@ def iinfo(type: Any, /) -> IntegerLimits:
 
 
 def isdtype(dtype: Any, kind: Any) -> bool:
-    """Whether a dtype is of a kind: another dtype, a name such as "real floating", or one of a tuple of them."""
+    """Whether a dtype is of a kind: another dtype, a name such as "real floating", or one of a tuple of them.
+
+    Raises DTypeError for what is no dtype, also for a tensor: ask for `x.dtype`.
+    """
+    if isinstance(dtype, Tensor):
+        raise DTypeError(f"isdtype: expected a dtype, got a tensor; ask for its dtype, {dtype.dtype.name}")
     if isinstance(kind, tuple):
         return any(isdtype(dtype, k) for k in kind)
     if isinstance(kind, str):
@@ -110,9 +115,13 @@ def result_type(*arrays_and_dtypes: Any) -> DType:
 
 def astype(x: Tensor, dtype: Any, /, *, copy: bool = True, device: Device | str | None = None) -> Tensor:
     """The values in another dtype; a copy, unless copy=False and dtype and device are the tensor's own."""
-    moved = x if device is None else x.to_device(device)
-    result: Tensor = moved.to_dtype(dtype)
-    return result.clone() if copy and result.storage is x.storage else result
+    if not isinstance(x, Tensor):
+        raise DTypeError(f"astype: x must be a tensor, got {type(x).__name__}; see asarray()")
+    target, place = as_dtype(dtype), x.device if device is None else Device.parse(device)
+    if x.dtype is target and x.device == place:
+        return x.clone() if copy else x
+    result: Tensor = x.to_device(place).to_dtype(target)
+    return result
 
 
 __all__ = ["astype", "can_cast", "finfo", "iinfo", "isdtype", "result_type"]

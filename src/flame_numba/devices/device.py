@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import operator
+import re
 import threading
 from contextvars import ContextVar
 from typing import Any
@@ -11,6 +13,7 @@ from ..errors import DeviceError
 from .base import Backend, MemoryInfo
 from .streams import Stream
 
+_NAME = re.compile(r"(cpu|cuda)(?::([0-9]+))?")
 _BACKENDS: dict[tuple[Any, ...], Backend] = {}
 _LOCK = threading.RLock()  # re-entrant: opening page-locked memory opens its device
 _ENTERED: ContextVar[tuple[Device, ...]] = ContextVar("flame_numba_device", default=())
@@ -28,11 +31,11 @@ class Device:
     def __init__(self, kind: str, ordinal: int = 0, memory: int = 0) -> None:
         if kind not in ("cuda", "cpu", "simulated"):
             raise DeviceError(f"device: kind must be 'cuda', 'cpu' or 'simulated', got {kind!r}")
-        if ordinal < 0:
-            raise DeviceError(f"device: ordinal must be ≥ 0, got {ordinal}")
         self.kind = kind
-        self.ordinal = ordinal
-        self.memory = memory
+        self.ordinal = _count("ordinal", ordinal)
+        self.memory = _count("memory", memory)
+        if ordinal and kind == "cpu":
+            raise DeviceError(f"device: there is one CPU device, of ordinal 0, got {ordinal}")
         self._backend: Backend | None = None
 
     @classmethod
@@ -55,10 +58,10 @@ class Device:
         """A Device from a Device or a name: 'cpu', 'cuda', 'cuda:1'."""
         if isinstance(value, Device):
             return value
-        kind, _, number = str(value).partition(":")
-        if kind not in ("cuda", "cpu") or (number and not number.isdigit()):
+        found = _NAME.fullmatch(value) if isinstance(value, str) else None
+        if found is None:
             raise DeviceError(f"device: expected 'cpu', 'cuda' or 'cuda:N', got {value!r}")
-        return cls(kind, int(number or 0))
+        return cls(found[1], int(found[2] or 0))
 
     @property
     def backend(self) -> Backend:
@@ -131,11 +134,25 @@ class Device:
     def __hash__(self) -> int:
         return hash(self._key())
 
+    def __reduce__(self) -> Any:
+        return Device, (self.kind, self.ordinal, self.memory)  # which machine, not its backend
+
     def __repr__(self) -> str:
         return f"Device.cuda({self.ordinal})" if self.kind == "cuda" else f"Device.{self.kind}()"
 
     def __str__(self) -> str:
         return f"cuda:{self.ordinal}" if self.kind == "cuda" else self.kind
+
+
+def _count(name: str, value: Any) -> int:
+    """The value as an int ≥ 0. Raises DeviceError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise DeviceError(f"device: {name} must be an integer ≥ 0, got {value!r}")
+    return number
 
 
 def _open(device: Device) -> Backend:
@@ -170,7 +187,10 @@ def cuda_device_count() -> int:
 
 
 def cuda_device_of(address: int) -> Device:
-    """The GPU that an address belongs to. Raises DeviceError for memory that the driver does not know."""
+    """The GPU that an address belongs to. Raises DeviceError without a GPU, or for memory unknown to the driver."""
+    missing = explain_missing_cuda()
+    if missing:
+        raise DeviceError(f"cuda: {missing}")
     if cuda_device_count() == 1:
         return Device.cuda(0)
     from .cuda_calls import device_of

@@ -83,6 +83,9 @@ class PinnedDevice(Device):
     def _key(self) -> tuple[Any, ...]:
         return ("pinned", *self.owner._key())
 
+    def __reduce__(self) -> Any:
+        return PinnedDevice, (self.owner,)
+
     def _create(self) -> Backend:
         return PinnedBackend(self.owner.backend)
 

@@ -103,6 +103,9 @@ class Stream:
     def __int__(self) -> int:
         return self.handle
 
+    def __reduce__(self) -> Any:  # what copy and pickle ask
+        raise DeviceError("stream: it is a queue of its device, so it is not copied or pickled")
+
     def __cuda_stream__(self) -> tuple[int, int]:
         return (0, self.handle)
 
@@ -138,6 +141,9 @@ class Event:
             raise DeviceError("elapsed_ms: both events must be recorded with timing=True")
         self.synchronize()
         return self._backend.elapsed_ms(self._event, later._event)
+
+    def __reduce__(self) -> Any:  # what copy and pickle ask: a second owner would give it back too
+        raise DeviceError("event: it is a mark in a stream, so it is not copied or pickled")
 
     def __del__(self) -> None:
         if not sys.is_finalizing():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from ..devices import Device, cuda_device_of
 from ..devices.streams import Stream, current_stream
 from ..dtypes import DType, as_dtype, bfloat16
 from ..errors import DeviceError, DTypeError, ShareError
-from ..shapes import Shape, row_major
+from ..shapes import Shape, numel, row_major
 from ..tensor import Tensor
 from .foreign import adopt
 
@@ -57,27 +59,64 @@ def _let_go(key: int, storage: Any) -> None:
 def from_cuda_array(x: Any) -> Tensor:
     """A tensor over the memory of an object that has `__cuda_array_interface__`, which is held as long as it is used.
 
-    Our current stream waits for the stream that the object names. Raises ShareError for masked arrays and strides that
-    are no multiples of the element, DTypeError for a dtype that we do not have.
+    Our current stream waits for the stream that the object names. Raises ShareError for masked arrays, strides that
+    are no multiples of the element and what is no such interface, DTypeError for a dtype that we do not have,
+    DeviceError where there is no GPU.
     """
     interface = x.__cuda_array_interface__
+    if not isinstance(interface, Mapping):
+        raise ShareError(f"from_cuda_array: the interface must be a dict, it is a {type(interface).__name__}")
+    version = interface.get("version")
+    if version not in (0, 1, 2, 3):
+        raise ShareError(f"from_cuda_array: version {version!r} of the interface is not one of 0 to 3")
     if interface.get("mask") is not None:
         raise ShareError("from_cuda_array: masked arrays cannot be shared")
-    dtype = _dtype(interface["typestr"])
-    shape: Shape = tuple(int(n) for n in interface["shape"])
-    address, read_only = interface["data"]
-    device = _device(x, address)
+    dtype = _dtype(interface.get("typestr"))
+    shape = _sizes("shape", interface.get("shape"))
+    if any(n < 0 for n in shape):
+        raise ShareError(f"from_cuda_array: shape {shape} has a negative size")
     strides = _strides(interface.get("strides"), shape, dtype)
-    stream = interface.get("stream")
-    if stream is not None:
-        if stream == 0:
-            raise ShareError("from_cuda_array: stream 0 is ambiguous and not allowed: 1 or 2 name the default streams")
-        if int(stream) != (current_stream(device.backend) or 1):
-            device.current_stream().wait(Stream.from_handle(device, int(stream)))
-    return adopt(device, dtype, address or 0, shape, strides, x, bool(read_only))
+    address, read_only = _data(interface.get("data"), shape)
+    stream = _stream(interface.get("stream"))
+    device = _device(x, address)
+    if stream and stream != (current_stream(device.backend) or 1):
+        device.current_stream().wait(Stream.from_handle(device, stream))
+    return adopt(device, dtype, address, shape, strides, x, read_only)
 
 
-def _dtype(typestr: str) -> DType:
+def _sizes(name: str, given: Any) -> Shape:
+    try:
+        return tuple(operator.index(n) for n in given)
+    except TypeError:
+        raise ShareError(f"from_cuda_array: {name} must be a tuple of integers, it is {given!r}") from None
+
+
+def _data(given: Any, shape: Shape) -> tuple[int, bool]:
+    try:
+        address, read_only = given
+        start = 0 if address is None else operator.index(address)
+    except (TypeError, ValueError):
+        raise ShareError(f"from_cuda_array: data must be (address, read only), it is {given!r}") from None
+    if not start and numel(shape) > 0:
+        raise ShareError(f"from_cuda_array: there is no memory (data is {given!r}) for elements of shape {shape}")
+    return start, bool(read_only)
+
+
+def _stream(given: Any) -> int:
+    """0 for none."""
+    if given is None:
+        return 0
+    if not hasattr(given, "__index__") or operator.index(given) <= 0:
+        raise ShareError(
+            f"from_cuda_array: stream {given!r} is not allowed: 1 or 2 name the default streams (0 is ambiguous), "
+            "greater numbers are handles"
+        )
+    return operator.index(given)
+
+
+def _dtype(typestr: Any) -> DType:
+    if not isinstance(typestr, str) or not typestr:
+        raise ShareError(f"from_cuda_array: typestr must be a string such as '<f4', it is {typestr!r}")
     if typestr.lstrip("<|=") == "V2":
         return bfloat16  # what ml_dtypes, and who follows it, call it: NumPy's types have no letter for it
     if typestr[0] == ">":
@@ -88,9 +127,12 @@ def _dtype(typestr: str) -> DType:
 def _strides(given: Any, shape: Shape, dtype: DType) -> Shape:
     if given is None:
         return row_major(shape)
-    if any(s % dtype.itemsize for s in given):
-        raise ShareError(f"from_cuda_array: strides {tuple(given)} are no multiples of {dtype.itemsize} bytes")
-    return tuple(int(s) // dtype.itemsize for s in given)
+    strides = _sizes("strides", given)
+    if len(strides) != len(shape):
+        raise ShareError(f"from_cuda_array: strides {strides} and shape {shape} must have as many axes")
+    if any(s % dtype.itemsize for s in strides):
+        raise ShareError(f"from_cuda_array: strides {strides} are no multiples of {dtype.itemsize} bytes")
+    return tuple(s // dtype.itemsize for s in strides)
 
 
 def _device(x: Any, address: int) -> Device:

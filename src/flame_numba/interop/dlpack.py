@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import operator
 from typing import Any
 
 from ..devices import Device, current_stream
 from ..errors import DeviceError, ShareError
-from ..shapes import Shape, row_major
+from ..shapes import Shape, numel, row_major
 from ..tensor import Tensor
 from . import abi
 from .foreign import adopt
@@ -49,9 +50,9 @@ def dlpack_capsule(
         raise ShareError(
             "__dlpack__: the tensor requires a gradient, which no other library would compute: detach() it"
         )
-    source, copied = _at(x, dl_device, copy)
+    source, copied = _at(x, None if dl_device is None else _pair("dl_device", dl_device), copy)
     _check_stream(source, stream)
-    versioned = max_version is not None and max_version[0] >= 1
+    versioned = max_version is not None and _pair("max_version", max_version)[0] >= 1
     if x.storage.read_only and not copied and not versioned:
         raise ShareError("__dlpack__: the memory may not be written to, which this version of DLPack cannot say")
     _make_wait(source.device, stream)
@@ -74,9 +75,17 @@ def dlpack_capsule(
         raise
 
 
-def _at(x: Tensor, dl_device: tuple[Any, int] | None, copy: bool | None) -> tuple[Tensor, bool]:
+def _pair(name: str, given: Any) -> tuple[int, int]:
+    """Two integers; the first may be a member of an enumeration. Raises ShareError."""
+    try:
+        first, second = given
+        return operator.index(getattr(first, "value", first)), operator.index(second)
+    except (TypeError, ValueError):
+        raise ShareError(f"__dlpack__: {name} must be a tuple of two integers, it is {given!r}") from None
+
+
+def _at(x: Tensor, wanted: tuple[int, int] | None, copy: bool | None) -> tuple[Tensor, bool]:
     """The tensor on the device asked for, and whether it is a copy."""
-    wanted = None if dl_device is None else (int(getattr(dl_device[0], "value", dl_device[0])), int(dl_device[1]))
     if wanted is None or wanted == _place(x.device):
         return (x.clone(), True) if copy else (x.detach(), False)
     if copy is False:
@@ -181,6 +190,8 @@ def _take(x: Any) -> Tensor:
     dtype = abi.as_our_dtype(view.dtype)
     device = _device((view.place.kind, view.place.ordinal))
     shape: Shape = tuple(view.shape[i] for i in range(view.ndim))
+    if any(n < 0 for n in shape) or (not view.data and numel(shape) > 0):
+        raise ShareError(f"from_dlpack: the exporter describes no memory: shape {shape} at address {view.data or 0:#x}")
     strides = tuple(view.strides[i] for i in range(view.ndim)) if view.strides else row_major(shape)
     owner = abi.take_over(capsule, managed)
     return adopt(device, dtype, (view.data or 0) + view.byte_offset, shape, strides, owner, owner.read_only)

@@ -5,11 +5,21 @@ docs/migration-from-flame.md has a row for each. Nothing else in the library use
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+from ..shapes import as_int
 from ..tensor import Parameter, Tensor
-from . import creation, elementwise, indexing, movement, random, reductions
+from . import creation, elementwise, indexing, movement, reductions
+from . import methods as methods  # the constructors that it gives Tensor come first
 from .rearrange import moveaxis
+
+
+def _slice(self: Tensor, dim: int, start: int, end: int) -> Tensor:
+    first = as_int("slice", "start", start)
+    sliced: Tensor = movement.narrow(self, dim, first, as_int("slice", "end", end) - first)
+    return sliced
+
 
 METHODS: dict[str, Any] = {
     "add_scalar": lambda self, value: elementwise.add(self, value),
@@ -26,7 +36,7 @@ METHODS: dict[str, Any] = {
     "min_dim": lambda self, dim, keep_dim=False: reductions.min(self, axis=dim, keepdims=keep_dim),
     "transpose_dims": lambda self, a, b: movement.transpose(self, a, b),
     "squeeze_dim": lambda self, dim: movement.squeeze(self, dim),
-    "slice": lambda self, dim, start, end: movement.narrow(self, dim, start, end - start),
+    "slice": _slice,
     "index_select": lambda self, dim, indices: indexing.take(self, indices, dim),
     "broadcast_as": lambda self, shape: movement.broadcast_to(self, shape),
     "move_dim": lambda self, source, target: moveaxis(self, source, target),
@@ -44,15 +54,24 @@ STATICS: dict[str, Any] = {
     "stack": lambda tensors, dim=0: movement.stack(tensors, dim),
 }
 
-PARAMETERS: dict[str, Any] = {
-    "randn": lambda shape, mean=0.0, std=1.0, **keywords: Parameter(random.randn(shape, mean, std, **keywords)),
-    "zeros": lambda shape, **keywords: Parameter(creation.zeros(shape, **keywords)),
-    "ones": lambda shape, **keywords: Parameter(creation.ones(shape, **keywords)),
-}
+PARAMETERS = (  # what makes a tensor of nothing: of this class it makes a Parameter, or refuses integers
+    "arange", "empty", "eye", "from_numpy", "from_vec", "full", "linspace", "ones", "rand", "randint", "randn",
+    "scalar", "zeros",
+)  # fmt: skip
+
+
+def _as_parameter(make: Any) -> Any:
+    @functools.wraps(make)
+    def call(*args: Any, **keywords: Any) -> Parameter:
+        return Parameter(make(*args, **keywords))
+
+    return call
+
 
 for _name, _function in METHODS.items():
     if not hasattr(Tensor, _name):
         setattr(Tensor, _name, _function)
-for _kind, _table in ((Tensor, STATICS), (Parameter, PARAMETERS)):
-    for _name, _function in _table.items():
-        setattr(_kind, _name, staticmethod(_function))
+for _name, _function in STATICS.items():
+    setattr(Tensor, _name, staticmethod(_function))
+for _name in PARAMETERS:
+    setattr(Parameter, _name, staticmethod(_as_parameter(getattr(Tensor, _name))))

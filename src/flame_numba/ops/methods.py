@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
+from numbers import Number
 from typing import Any
 
+import numpy as np
+
+from ..dtypes import as_dtype
+from ..errors import DTypeError
 from ..grad import backward
 from ..tensor import Tensor
-from . import bitwise, closeness, creation, elementwise, inplace, keys, linalg, movement, random
+from . import bitwise, closeness, creation, elementwise, inplace, keys, linalg, movement, random, rearrange, reductions
+
+
+def _takes_part(value: Any) -> bool:
+    """Whether it looks like an operand, so that the op's own error says best what is wrong with it."""
+    return isinstance(value, (Tensor, Number, np.generic, list, tuple)) or any(
+        hasattr(value, name) for name in ("__array__", "__dlpack__", "__cuda_array_interface__")
+    )
+
+
+# Python's rule: an operand of a type that we do not know may know us (`__radd__`), and is equal only if it says so.
+# To ask is slow, so only an op that has refused does: the others pay nothing.
+def _binary(op: Any) -> Any:
+    def call(self: Tensor, other: Any) -> Any:
+        try:
+            return op(self, other)
+        except DTypeError:
+            if _takes_part(other):
+                raise
+            return NotImplemented
+
+    return call
 
 
 def _reversed(op: Any) -> Any:
-    return lambda self, other: op(other, self)
+    def call(self: Tensor, other: Any) -> Any:
+        try:
+            return op(other, self)
+        except DTypeError:
+            if _takes_part(other):
+                raise
+            return NotImplemented
+
+    return call
 
 
 _OPERATORS = {
@@ -24,30 +58,34 @@ _OPERATORS = {
     "matmul": linalg.matmul,
     **{name: op for name, op in bitwise.OPERATORS.items() if name != "invert"},
 }
-_UNREVERSED = {
+_UNREVERSED: dict[str, Any] = {
     "lt": elementwise.less,
     "le": elementwise.less_equal,
     "gt": elementwise.greater,
     "ge": elementwise.greater_equal,
     "eq": elementwise.equal,
     "ne": elementwise.not_equal,
+    **inplace.OPERATORS,
+}
+_UNARY: dict[str, Any] = {
     "neg": elementwise.negative,
     "pos": elementwise.positive,
     "abs": elementwise.abs,
     "invert": bitwise.OPERATORS["invert"],
-    **inplace.OPERATORS,
 }
 
 
-def _method(op: Any) -> Any:
-    return lambda self, *args: op(self, *args)
+def _unary(op: Any) -> Any:
+    return lambda self: op(self)
 
 
 for _name, _op in _OPERATORS.items():
-    setattr(Tensor, f"__{_name}__", _method(_op))
+    setattr(Tensor, f"__{_name}__", _binary(_op))
     setattr(Tensor, f"__r{_name}__", _reversed(_op))
 for _name, _op in _UNREVERSED.items():
-    setattr(Tensor, f"__{_name}__", _method(_op))
+    setattr(Tensor, f"__{_name}__", _binary(_op))
+for _name, _op in _UNARY.items():
+    setattr(Tensor, f"__{_name}__", _unary(_op))
 
 
 def _shape_method(op: Any) -> Any:
@@ -60,7 +98,51 @@ def _shape_method(op: Any) -> Any:
     return call
 
 
+def _transpose(self: Tensor, axis0: Any = -2, axis1: Any = -1) -> Tensor:
+    """Two axes exchanged (default the last two), as a view. As in NumPy, None reverses all, a tuple is their order."""
+    if axis0 is None:
+        return movement.permute(self, range(self.ndim)[::-1])
+    if isinstance(axis0, (tuple, list)):
+        return movement.permute(self, axis0)
+    return movement.transpose(self, axis0, axis1)
+
+
+# `np.sum(x)` calls `x.sum(axis=None, out=None)`, `np.std(x)` passes dtype and ddof besides
+def _as_numpy_calls(op: Any) -> Any:
+    def call(self: Tensor, *args: Any, out: None = None, **keywords: Any) -> Tensor:
+        _no_out(op, out)
+        return op(self, *args, **keywords)
+
+    call.__name__, call.__doc__ = op.__name__, op.__doc__
+    return call
+
+
+def _average_as_numpy_calls(op: Any) -> Any:
+    def call(
+        self: Tensor, *args: Any, out: None = None, dtype: Any = None, ddof: float | None = None, **keywords: Any
+    ) -> Tensor:
+        _no_out(op, out)
+        if ddof is not None:
+            keywords["correction"] = ddof
+        if dtype is not None:
+            if not as_dtype(dtype).is_floating:
+                raise DTypeError(f"{op.__name__}: dtype must be floating, got {as_dtype(dtype).name}")
+            self = movement.to_dtype(self, dtype)
+        return op(self, *args, **keywords)
+
+    call.__name__, call.__doc__ = op.__name__, op.__doc__
+    return call
+
+
+def _no_out(op: Any, out: Any) -> None:
+    if out is not None:
+        raise DTypeError(f"{op.__name__}: out must be None, as results are new tensors; got {type(out).__name__}")
+
+
 _METHODS: dict[str, Any] = {
+    "transpose": _transpose,
+    **{name: _as_numpy_calls(getattr(reductions, name)) for name in ("all", "any", "max", "min", "prod", "sum")},
+    **{name: _average_as_numpy_calls(getattr(reductions, name)) for name in ("mean", "std", "var")},
     "__getitem__": keys.getitem,
     "__setitem__": keys.setitem,
     "reshape": _shape_method(movement.reshape),
@@ -70,6 +152,7 @@ _METHODS: dict[str, Any] = {
     "expand": _shape_method(movement.broadcast_to),
     "clamp": closeness.clip,
     "split": movement.split,
+    "chunk": rearrange.chunk,
     "ones_like": creation.ones_like,
     "zeros_like": creation.zeros_like,
     "backward": backward,

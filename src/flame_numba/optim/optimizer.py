@@ -71,6 +71,9 @@ class Slot:
         """Remember what the parameter is now: the master agrees with it."""
         self._seen = (parameter.storage, parameter.storage.version)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_seen"}  # a copy's parameter is another
+
 
 class Optimizer:
     """Base of optimizers. A subclass names its settings and state, and updates one parameter in `_update`.
@@ -138,6 +141,20 @@ class Optimizer:
         """Forget the gradients of all parameters."""
         for parameter in self.parameters:
             parameter.grad = None
+
+    # --- copying and pickling: with the parameters, so copy a module and its optimizer together ---------------------
+    def __getstate__(self) -> dict[str, Any]:
+        for slot, parameter in zip(self._slots, self.parameters, strict=True):
+            if slot is not None:
+                slot.refresh(parameter)
+                slot.note(parameter)
+        return vars(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        for slot, parameter in zip(self._slots, self.parameters, strict=True):
+            if slot is not None:
+                slot.note(parameter)
 
     # --- saving -------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:

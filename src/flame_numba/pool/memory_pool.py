@@ -42,8 +42,8 @@ class MemoryPool(Observed):
     Whoever needs addresses to stay what they are for a while (a kernel launch) holds `lock`.
     """
 
-    def __init__(self, device: Device, config: PoolConfig | None = None) -> None:
-        self.device = device
+    def __init__(self, device: Device | str, config: PoolConfig | None = None) -> None:
+        self.device = device = Device.parse(device)
         self.config = config = config or PoolConfig()
         self.backend = device.backend
         self.lock = self.backend.lock  # re-entrant, and the machine's, as a launch may use blocks of several pools
@@ -70,7 +70,7 @@ class MemoryPool(Observed):
             raise self._out_of_memory(initial)
 
     @classmethod
-    def with_config(cls, device: Device, config: PoolConfig) -> MemoryPool:
+    def with_config(cls, device: Device | str, config: PoolConfig) -> MemoryPool:
         return cls(device, config)
 
     # allocate and free: the two that must be fast
