@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -240,6 +242,10 @@ def test_layers_without_parameters() -> None:
     [
         (lambda: nn.Linear(0, 3), "Linear: in_features=0 must be an int ≥ 1"),
         (lambda: nn.Conv2d(3, 4, 3, groups=2), "groups=2 must divide"),
+        (lambda: nn.Conv2d(2, 4, 0), "Conv2d: kernel_size=0 must be an int ≥ 1"),
+        (lambda: nn.Conv2d(2, 4, (3,)), r"Conv2d: kernel_size=\(3,\) must be"),
+        (lambda: nn.Conv2d(2, 4, 3, stride=0), "Conv2d: stride=0"),
+        (lambda: nn.MaxPool2d(2, padding=-1), "MaxPool2d: padding=-1 must be an int ≥ 0"),
         (lambda: nn.Dropout(1.0), r"Dropout: p=1.0 must be in 0 ≤ p < 1"),
         (lambda: nn.Sequential(nn.ReLU(), fn.relu), "layer 1 must be a Module"),
     ],
@@ -247,3 +253,63 @@ def test_layers_without_parameters() -> None:
 def test_settings_that_make_no_sense(build: Any, message: str) -> None:
     with pytest.raises(fn.ConfigError, match=message):
         build()
+
+
+def test_what_is_no_number_tensor_or_mapping_is_refused() -> None:
+    for call, words in (
+        (lambda: nn.Dropout("a"), "Dropout: p must be a number, got 'a'"),
+        (lambda: nn.init.uniform_(np.ones(3)), "uniform_: operands must be tensors"),
+        (lambda: nn.init.kaiming_uniform_(np.ones(3)), "fans: operands must be tensors"),
+        (lambda: nn.Linear(2, 3).load_state_dict(3), "load_state_dict: state must map"),
+    ):
+        with pytest.raises(fn.DTypeError, match=words):
+            call()
+
+
+def test_parts_in_nested_containers_are_found() -> None:
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            self.a = [[nn.Linear(2, 3)], [nn.Linear(3, 2, bias=False)]]
+            self.b = {"x": (nn.Linear(1, 1, bias=False), {"y": fn.zeros((2,))})}
+
+    model = Nested()
+    names = ["a.0.0.weight", "a.0.0.bias", "a.1.0.weight", "b.x.0.weight"]
+    assert [name for name, _ in model.named_parameters()] == names
+    assert [*model.state_dict()] == [*names, "b.x.1.y"]
+    assert not model.eval().a[1][0].training
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize("dtype", [fn.float32, fn.bfloat16])
+def test_a_copied_module_computes_the_same_and_stays_tied(copied: Any, dtype: fn.DType) -> None:
+    model = nn.Sequential(Tied().to_dtype(dtype), nn.Dropout(0.5)).eval()
+    x = fn.asarray(values(3, 4), dtype=dtype)
+    other = copied(model)
+    assert np.array_equal(other(x).numpy(), model(x).numpy())
+    assert not other.training and other[0].blocks[0].weight is other[0].blocks[1].weight
+    assert not {id(t.storage) for t in model._tensors()} & {id(t.storage) for t in other._tensors()}
+    assert [type(t) for t in other._tensors()] == [type(t) for t in model._tensors()]
+    for parameter in other.parameters():
+        parameter.detach().fill_(0)
+    assert other(x).numpy().any() == 0 and model(x).numpy().any()
+
+
+@pytest.mark.parametrize("dtype", [fn.float32, fn.bfloat16])  # bfloat16 has a master
+def test_a_module_and_its_optimizer_are_copied_together(dtype: fn.DType) -> None:
+    model = network().to_dtype(dtype)
+    optimizer = fn.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def step(model: nn.Module, optimizer: Any) -> None:
+        optimizer.zero_grad()
+        (model(fn.asarray(values(5, 6), dtype=dtype)) ** 2).sum().backward()
+        optimizer.step()
+
+    step(model, optimizer)
+    for other, its in (copy.deepcopy((model, optimizer)), pickle.loads(pickle.dumps((model, optimizer)))):
+        before = model.state_dict()
+        step(other, its)
+        assert all(np.array_equal(x, before[name]) for name, x in model.state_dict().items())
+        found = other.state_dict()
+    step(model, optimizer)
+    for name, x in model.state_dict().items():
+        np.testing.assert_array_equal(x, found[name])

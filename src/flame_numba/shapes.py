@@ -8,11 +8,43 @@ from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any
 
-from .errors import AxisError, ShapeError
+from .errors import AxisError, DTypeError, ShapeError
 
 Shape = tuple[int, ...]
 
 numel = prod
+
+
+def as_int(op: str, name: str, value: Any) -> int:
+    """A Python int of what is one: NumPy's ints too, and integer arrays and tensors of one element, but no float.
+
+    Raises DTypeError (a TypeError) that names the argument.
+    """
+    if type(value) is int:
+        return value
+    number = _index(value)
+    if number is None:
+        raise DTypeError(f"{op}: {name} must be an int, got {value!r}")
+    return number
+
+
+def _index(value: Any) -> int | None:
+    try:
+        return int(operator.index(value))  # of a bool, too
+    except (TypeError, ShapeError):  # ShapeError: a tensor of several elements
+        return None
+
+
+def as_ints(value: Any, gaps: bool = False) -> Any:
+    """An int, or nested sequences of ints as tuples; with `gaps` they may hold None. Raises TypeError."""
+    if type(value) is int or (gaps and value is None):
+        return value
+    number = _index(value)
+    if number is not None:
+        return number
+    if isinstance(value, (str, bytes)):  # their items are such again
+        raise TypeError("no ints")
+    return tuple([as_ints(item, gaps) for item in value])
 
 
 def as_shape(value: Any) -> Shape:
@@ -24,8 +56,8 @@ def as_shape(value: Any) -> Shape:
         else:
             return value
     try:
-        items = (value,) if isinstance(value, int) else tuple(value)
-        shape = tuple(operator.index(item) for item in items)
+        number = _index(value)
+        shape = tuple([int(operator.index(item)) for item in value]) if number is None else (number,)
     except TypeError:
         raise ShapeError(f"shape: expected an int or a sequence of ints, got {value!r}") from None
     if any(n < 0 for n in shape):
@@ -36,7 +68,14 @@ def as_shape(value: Any) -> Shape:
 @functools.lru_cache(maxsize=4096)
 def layout(shape: Shape) -> tuple[Shape, int]:
     """(strides, number of elements) of a new tensor, remembered: programs repeat their shapes."""
+    check_sizes(shape, "shape")
     return row_major(shape), numel(shape)
+
+
+def check_sizes(shape: Shape, op: str) -> None:
+    """Raises ShapeError unless sizes are ints. To call before what a shape remembers: (2.0,) would stand for (2,)."""
+    if any(type(n) is not int for n in shape):
+        raise ShapeError(f"{op}: sizes must be ints, got {shape}")
 
 
 def row_major(shape: Shape) -> Shape:
@@ -63,10 +102,7 @@ def is_contiguous(shape: Shape, strides: Shape) -> bool:
 
 def axis_index(axis: int, ndim: int, op: str) -> int:
     """A possibly negative axis as 0 … ndim-1. Raises AxisError."""
-    try:
-        index = operator.index(axis)
-    except TypeError:
-        raise AxisError(f"{op}: axis must be an int, got {axis!r}") from None
+    index = as_int(op, "axis", axis)
     if not -ndim <= index < ndim:
         raise AxisError(f"{op}: axis={axis} is out of range for {ndim} dimensions")
     return index % ndim
@@ -76,7 +112,11 @@ def axes_tuple(axis: int | Iterable[int] | None, ndim: int, op: str) -> Shape:
     """Sorted distinct axes; None means all of them. Raises AxisError."""
     if axis is None:
         return tuple(range(ndim))
-    given = (axis,) if isinstance(axis, int) else tuple(axis)
+    number = _index(axis)
+    try:
+        given = tuple(axis) if number is None else (number,)  # type: ignore[arg-type]
+    except TypeError:
+        raise DTypeError(f"{op}: axis must be an int, a sequence of ints or None, got {axis!r}") from None
     axes = tuple(sorted(axis_index(a, ndim, op) for a in given))
     if len(set(axes)) != len(axes):
         raise AxisError(f"{op}: axis={given} names an axis twice")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from typing import Any
 
@@ -91,3 +92,50 @@ def test_what_is_no_tensor_is_refused(entry: Entry) -> None:
             with pytest.raises(fn.FlameError) as caught:
                 _call(entry, [*given[:at], wrong, *given[at + 1 :]], keywords)
             assert entry.name in str(caught.value), "the message names the op"
+
+
+A, B, V = (fn.ones(shape) for shape in ((2, 3), (3, 2), (3,)))
+WRONG_VALUES = {
+    "tensordot": [
+        lambda: fn.tensordot(A, B, axes=(0,)), lambda: fn.tensordot(A, B, axes=1.0),
+        lambda: fn.tensordot(A, B, axes=((0, 0), (1, 1))), lambda: fn.tensordot(A, A, axes=(0, None)),
+    ],
+    "vecdot": [lambda: fn.vecdot(A, A, axis="a"), lambda: fn.vecdot(A, A, axis=-1.0)],
+    "quantile": [
+        lambda: fn.quantile(A, "a"), lambda: fn.quantile(A, None), lambda: fn.quantile(A, [[1], [0.1, 0.2]]),
+        lambda: fn.quantile(A, float("nan")), lambda: fn.quantile(A, 0.5, method=[1]),
+    ],
+    "diff": [lambda: fn.diff(A, n=1.5)],
+    "var": [lambda: fn.var(A, correction="a")],
+    "std": [lambda: fn.std(A, correction=None)],
+    "linear": [
+        lambda: fn.linear(A, A, activation=[1]), lambda: fn.linear(A, fn.ones((1, 3)), fn.ones((5,))),
+        lambda: fn.linear(A, A, fn.ones((7, 2, 2))), lambda: fn.linear(A, A, fn.ones(())),
+    ],
+    "addmm": [lambda: fn.addmm(fn.ones((7, 2, 2)), A, B), lambda: fn.addmm(V, A, B)],
+    "einsum": [lambda: fn.einsum(None, A), lambda: fn.einsum(b"ij", A), lambda: fn.einsum("ii->i", fn.ones((1, 3)))],
+    "isclose": [lambda: fn.isclose(A, A, rtol="a"), lambda: fn.isclose(A, A, atol=None)],
+    "add": [lambda: A + 10**400],
+    "norm": [lambda: fn.norm(A, "fro"), lambda: fn.norm(A, None)],
+    "vector_norm": [lambda: fn.vector_norm(A, ord="x")],
+    "histogram": [
+        lambda: fn.histogram(V, 3, range=(1,)), lambda: fn.histogram(V, 3, range="ab"),
+        lambda: fn.histogram(A, 3, weights=B),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "call"), [(op, call) for op, calls in WRONG_VALUES.items() for call in calls])
+def test_a_wrong_value_is_refused_by_the_name_of_the_op(op: str, call: Any) -> None:
+    with pytest.raises(fn.FlameError, match=f"^{op}: "):
+        call()
+
+
+@pytest.mark.parametrize("wrong", [61.0, True])
+def test_a_wrong_size_is_not_remembered(wrong: Any) -> None:
+    n = int(wrong)
+    made = fn.zeros((n, 3)).alias((wrong, 3), (3, 1), 0)  # as an op that did not look at its operands might make it
+    for op in (fn.exp, lambda x: fn.where(x > 0, x, 1), lambda x: x.clone()):
+        with contextlib.suppress(fn.ShapeError):  # or it finds what (1, 3) left, which is right
+            op(made)
+        assert [type(k) for k in op(fn.zeros((n, 3))).shape] == [int, int]

@@ -6,6 +6,7 @@ from math import sqrt
 
 from ..errors import ShapeError
 from ..ops.movement import copy_into, fill_
+from ..ops.operands import check_tensors
 from ..ops.random import Generator, rand, randn
 from ..shapes import numel
 from ..tensor import Tensor
@@ -13,23 +14,27 @@ from ..tensor import Tensor
 
 def uniform_(x: Tensor, low: float = 0.0, high: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Uniform numbers in low ≤ x < high."""
+    check_tensors("uniform_", [x])
     copy_into(x, rand(x.shape, low, high, dtype=x.dtype, device=x.device, generator=generator))
     return x
 
 
 def normal_(x: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Normal numbers of the given mean and standard deviation."""
+    check_tensors("normal_", [x])
     copy_into(x, randn(x.shape, mean, std, dtype=x.dtype, device=x.device, generator=generator))
     return x
 
 
 def zeros_(x: Tensor) -> Tensor:
     """Every element 0."""
+    check_tensors("zeros_", [x])
     return fill_(x, 0)
 
 
 def ones_(x: Tensor) -> Tensor:
     """Every element 1."""
+    check_tensors("ones_", [x])
     return fill_(x, 1)
 
 
@@ -38,6 +43,7 @@ def fans(x: Tensor) -> tuple[int, int]:
 
     Raises ShapeError if x has fewer than two axes.
     """
+    check_tensors("fans", [x])
     if x.ndim < 2:
         raise ShapeError(f"fans: a weight needs at least two axes (out, in, …), the shape is {x.shape}")
     window = numel(x.shape[2:])

@@ -7,8 +7,10 @@ from math import prod, sqrt
 from typing import Any
 
 from ..devices import Device
-from ..errors import ConfigError
+from ..errors import ConfigError, DTypeError
 from ..ops import activations, convolution, indexing, linalg, movement, normalization, pooling, random, trigonometry
+from ..ops.creation import as_number
+from ..shapes import as_int, as_ints
 from ..tensor import Parameter, Tensor
 from . import init
 from .module import Module
@@ -20,10 +22,24 @@ def _parameter(shape: tuple[int, ...], dtype: Any, device: Device | str | None) 
     return Parameter(Tensor.empty(shape, dtype=dtype, device=device))
 
 
-def _positive(layer: str, **sizes: int) -> None:
+def _positive(layer: str, **sizes: int) -> list[int]:
+    """The sizes as Python ints. Raises ConfigError for those below 1, DTypeError for what is no int."""
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if isinstance(size, bool) or as_int(layer, name, size) < 1:
             raise ConfigError(f"{layer}: {name}={size!r} must be an int ≥ 1")
+    return [as_int(layer, name, size) for name, size in sizes.items()]
+
+
+def _pair(layer: str, name: str, value: Pair, least: int = 1) -> Pair:
+    """An int or a pair of them, of Python ints. Raises ConfigError for one below `least`, DTypeError for no ints."""
+    try:
+        pair: Pair = as_ints(value)
+    except TypeError:
+        raise DTypeError(f"{layer}: {name} must be an int or a pair of ints, got {value!r}") from None
+    numbers = (pair, pair) if isinstance(pair, int) else pair
+    if len(numbers) != 2 or any(not isinstance(n, int) or n < least for n in numbers):
+        raise ConfigError(f"{layer}: {name}={value!r} must be an int ≥ {least} or a pair of them")
+    return pair
 
 
 class Linear(Module):
@@ -33,7 +49,7 @@ class Linear(Module):
         self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = None,
         device: Device | str | None = None,
     ) -> None:  # fmt: skip
-        _positive("Linear", in_features=in_features, out_features=out_features)
+        in_features, out_features = _positive("Linear", in_features=in_features, out_features=out_features)
         self.weight = _parameter((out_features, in_features), dtype, device)
         self.bias = _parameter((out_features,), dtype, device) if bias else None
         init.kaiming_uniform_(self.weight, sqrt(5))
@@ -55,11 +71,16 @@ class Conv2d(Module):
         dilation: Pair = 1, groups: int = 1, bias: bool = True, *, dtype: Any = None,
         device: Device | str | None = None,
     ) -> None:  # fmt: skip
-        _positive("Conv2d", in_channels=in_channels, out_channels=out_channels, groups=groups)
+        in_channels, out_channels, groups = _positive(
+            "Conv2d", in_channels=in_channels, out_channels=out_channels, groups=groups
+        )
         if in_channels % groups or out_channels % groups:
             raise ConfigError(f"Conv2d: groups={groups} must divide in_channels and out_channels")
-        window = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        kernel_size = _pair("Conv2d", "kernel_size", kernel_size)
+        window = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        self.stride, self.groups = _pair("Conv2d", "stride", stride), groups
+        self.padding = padding if isinstance(padding, str) else _pair("Conv2d", "padding", padding, 0)
+        self.dilation = _pair("Conv2d", "dilation", dilation)
         self.weight = _parameter((out_channels, in_channels // groups, *window), dtype, device)
         self.bias = _parameter((out_channels,), dtype, device) if bias else None
         init.kaiming_uniform_(self.weight, sqrt(5))
@@ -87,7 +108,7 @@ class LayerNorm(Module):
     def __init__(
         self, n: int, eps: float = 1e-5, affine: bool = True, *, dtype: Any = None, device: Device | str | None = None
     ) -> None:
-        _positive("LayerNorm", n=n)
+        (n,) = _positive("LayerNorm", n=n)
         self.n, self.eps = n, eps
         self.weight = _parameter((n,), dtype, device) if affine else None
         self.bias = _parameter((n,), dtype, device) if affine else None
@@ -106,7 +127,7 @@ class RMSNorm(Module):
     """x / √(mean(x²) + eps)·weight over the last axis, of size n. (Zhang and Sennrich 2019)"""
 
     def __init__(self, n: int, eps: float = 1e-5, *, dtype: Any = None, device: Device | str | None = None) -> None:
-        _positive("RMSNorm", n=n)
+        (n,) = _positive("RMSNorm", n=n)
         self.eps = eps
         self.weight = _parameter((n,), dtype, device)
         init.ones_(self.weight)
@@ -122,7 +143,7 @@ class Embedding(Module):
     """Rows of a table: integer indices (…) → (…, n). Starts as N(0, 1)."""
 
     def __init__(self, rows: int, n: int, *, dtype: Any = None, device: Device | str | None = None) -> None:
-        _positive("Embedding", rows=rows, n=n)
+        rows, n = _positive("Embedding", rows=rows, n=n)
         self.weight = _parameter((rows, n), dtype, device)
         init.normal_(self.weight)
 
@@ -200,7 +221,8 @@ class Flatten(Module):
     """Axes start … end merged into one: by default all but the first, (N, …) → (N, n)."""
 
     def __init__(self, start_axis: int = 1, end_axis: int = -1) -> None:
-        self.start_axis, self.end_axis = start_axis, end_axis
+        self.start_axis = as_int("Flatten", "start_axis", start_axis)
+        self.end_axis = as_int("Flatten", "end_axis", end_axis)
 
     def forward(self, x: Tensor) -> Tensor:
         return movement.flatten(x, self.start_axis, self.end_axis)  # type: ignore[no-any-return]
@@ -208,7 +230,10 @@ class Flatten(Module):
 
 class _Pool2d(Module):
     def __init__(self, kernel_size: Pair, stride: Pair | None = None, padding: Pair = 0) -> None:
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        layer = type(self).__name__
+        self.kernel_size = _pair(layer, "kernel_size", kernel_size)
+        self.stride = None if stride is None else _pair(layer, "stride", stride)
+        self.padding = _pair(layer, "padding", padding, 0)
 
     def extra_repr(self) -> str:
         stride = self.kernel_size if self.stride is None else self.stride
@@ -233,6 +258,7 @@ class Dropout(Module):
     """While training, elements set to 0 with probability p and the others divided by 1 − p; else x itself."""
 
     def __init__(self, p: float = 0.5) -> None:
+        p = float(as_number("Dropout", "p", p))
         if not 0 <= p < 1:
             raise ConfigError(f"Dropout: p={p} must be in 0 ≤ p < 1")
         self.p = p

@@ -22,8 +22,8 @@ class Module:
     """Part of a network. Subclasses set attributes in `__init__` and define `forward`; calling the module calls it.
 
     What the attributes are decides what they mean: a Parameter is trained, any other Tensor is a buffer (saved and
-    moved, not trained), a Module is a part. Lists, tuples and dicts of these count as well. No `super().__init__()`
-    is needed. Names are paths, such as `layers.0.weight`.
+    moved, not trained), a Module is a part. Lists, tuples and dicts of these, nested too, count as well. No
+    `super().__init__()` is needed. Names are paths, such as `layers.0.weight`.
     """
 
     training: bool = True
@@ -37,14 +37,9 @@ class Module:
 
     # --- what it holds ------------------------------------------------------------------------------------------
     def members(self) -> Iterator[tuple[str, Any]]:
-        """(name, value) of the attributes, and of the items of those that are lists, tuples or dicts."""
+        """(path, value) of the attributes; of those that are lists, tuples or dicts, of their innermost items."""
         for name, value in vars(self).items():
-            if isinstance(value, (list, tuple)):
-                yield from ((f"{name}.{i}", item) for i, item in enumerate(value))
-            elif isinstance(value, dict):
-                yield from ((f"{name}.{key}", item) for key, item in value.items())
-            else:
-                yield name, value
+            yield from _items(name, value)
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of the direct parts."""
@@ -132,6 +127,8 @@ class Module:
         Raises ConfigError listing every name that is missing or unknown, ShapeError for a shape that differs and
         DTypeError for values of another kind (integers for a floating parameter); the module is then unchanged.
         """
+        if not isinstance(state, Mapping):
+            raise DTypeError(f"load_state_dict: state must map names to arrays, got {type(state).__name__}")
         own = dict(self.named_tensors())
         missing, unknown = sorted(own.keys() - set(state)), sorted(set(state) - own.keys())
         if missing or unknown:
@@ -151,6 +148,14 @@ class Module:
         if not lines:
             return f"{type(self).__name__}({extra})"
         return "\n".join([f"{type(self).__name__}({extra}", *lines, ")"])
+
+
+def _items(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, (list, tuple, dict)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _items(f"{path}.{key}", item)
+    else:
+        yield path, value
 
 
 def _once(named: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:

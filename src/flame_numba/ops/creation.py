@@ -2,33 +2,61 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, isfinite
 from typing import Any
 
 import numpy as np
 
 from ..devices import Device, current_device
 from ..dtypes import DType, as_dtype, bool_, default_float, default_int, float64
-from ..errors import DTypeError, ShapeError, ShareError
+from ..errors import ConfigError, DTypeError, ShapeError, ShareError
 from ..interop import adopt_array, from_cuda_array, from_dlpack
 from ..kernels.index import iota_program
-from ..shapes import as_shape
+from ..shapes import as_int, as_shape
 from ..tensor import Tensor, new
 from .launch import run, spread
 from .movement import fill_, stack
+
+_PYTHON = {bool, int, float}
 
 
 def _place(device: Device | str | None) -> Device:
     return current_device() if device is None else Device.parse(device)
 
 
+def as_number(op: str, name: str, value: Any) -> bool | int | float:
+    """A Python number of what is one: NumPy's too, and arrays and tensors of one element. Raises DTypeError."""
+    if isinstance(value, (bool, int, float)) and not isinstance(value, np.generic):
+        return value
+    number = value.item() if isinstance(value, (np.generic, np.ndarray, Tensor)) and value.size == 1 else value
+    if isinstance(number, (bool, int, float)):
+        return number
+    if isinstance(value, (str, bytes, np.complexfloating)) or not hasattr(value, "__float__"):
+        raise DTypeError(f"{op}: {name} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise DTypeError(f"{op}: {name} must be one number, got {value!r}") from None
+
+
+def _is_finite(value: bool | int | float) -> bool:
+    return isinstance(value, int) or isfinite(value)  # isfinite() of a long int overflows
+
+
 def full(shape: Any, value: Any, *, dtype: Any = None, device: Device | str | None = None) -> Tensor:
-    """A tensor of `shape` with every element `value`; the dtype follows the value unless given."""
-    if dtype is None:
-        kind = bool_ if isinstance(value, bool) else default_int if isinstance(value, int) else default_float
-    else:
+    """A tensor of `shape` with every element `value`; the dtype follows the value unless given.
+
+    As for asarray: Python floats give float32, ints int64, bools bool; a tensor or a NumPy scalar brings its own dtype.
+    Raises DTypeError for a number that does not fit an integer dtype.
+    """
+    number = as_number("full", "value", value)
+    if dtype is not None:
         kind = as_dtype(dtype)
-    return fill_(new(_place(device), kind, as_shape(shape)), value)
+    elif isinstance(value, (Tensor, np.generic, np.ndarray)):
+        kind = as_dtype(value.dtype)
+    else:
+        kind = bool_ if isinstance(number, bool) else default_int if isinstance(number, int) else default_float
+    return fill_(new(_place(device), kind, as_shape(shape)), number, "full")
 
 
 def zeros(shape: Any, *, dtype: Any = None, device: Device | str | None = None) -> Tensor:
@@ -78,9 +106,13 @@ def arange(
     start: float, stop: float | None = None, step: float = 1, *, dtype: Any = None, device: Device | str | None = None
 ) -> Tensor:
     """start, start + step, … below stop; arange(n) counts from 0. int64 for ints, else float32, unless given."""
-    first, last = (0, start) if stop is None else (start, stop)
+    names = ("start", "stop", "step")
+    given = (0, start, step) if stop is None else (start, stop, step)
+    first, last, step = (as_number("arange", n, v) for n, v in zip(names, given, strict=True))
     if step == 0:
         raise ShapeError("arange: step must not be 0")
+    if not all(map(_is_finite, (first, last, step))):
+        raise ConfigError(f"arange: start={first}, stop={last} and step={step} must be finite")
     whole = all(isinstance(v, int) for v in (first, last, step))
     kind = as_dtype(dtype) if dtype is not None else default_int if whole else default_float
     # whole numbers are counted exactly; a quotient of floats holds no more than 53 bits
@@ -102,6 +134,8 @@ def linspace(
     device: Device | str | None = None,
 ) -> Tensor:  # fmt: skip
     """`num` evenly spaced numbers from start to stop (included, unless endpoint=False)."""
+    start, stop = as_number("linspace", "start", start), as_number("linspace", "stop", stop)
+    num = as_int("linspace", "num", num)
     if num < 0:
         raise ShapeError(f"linspace: num must be ≥ 0, got {num}")
     kind = as_dtype(dtype) if dtype is not None else default_float
@@ -116,7 +150,10 @@ def eye(
     rows: int, columns: int | None = None, *, k: int = 0, dtype: Any = None, device: Device | str | None = None
 ) -> Tensor:
     """Ones on the k-th diagonal, zeros elsewhere."""
-    n = rows if columns is None else columns
+    rows, k = as_int("eye", "rows", rows), as_int("eye", "k", k)
+    n = rows if columns is None else as_int("eye", "columns", columns)
+    if rows < 0 or n < 0:
+        raise ShapeError(f"eye: rows={rows} and columns={n} must be ≥ 0")
     beyond = min(max(k, -rows), n)  # further out there are no diagonals, and k may be any number
     i = arange(rows, device=device).reshape((rows, 1)) + beyond
     return (i == arange(n, device=device)).to_dtype(dtype or default_float)
@@ -199,8 +236,19 @@ def _numbers(value: Any, dtype: DType | None) -> Any:
     except TypeError as error:
         raise DTypeError(f"asarray: {type(value).__name__} as {dtype.name if dtype else 'numbers'}: {error}") from None
     except ValueError as error:
-        raise ShapeError(f"asarray: {error}") from None
-    return host.astype(np.float32) if dtype is None and host.dtype == np.float64 else host
+        kind = ShapeError if "sequence" in str(error) else DTypeError  # rows of several lengths, or no numbers
+        raise kind(f"asarray: {error}") from None
+    if dtype is None and host.dtype == np.float64 and not _brings_float64(value):
+        return host.astype(np.float32)
+    return host
+
+
+def _brings_float64(value: Any) -> bool:
+    """Whether nested lists hold anything of dtype float64: of Python's floats alone they are float32 by default."""
+    if not isinstance(value, (list, tuple)):
+        return type(value) not in _PYTHON and np.asarray(value).dtype == np.float64
+    kinds = {*map(type, value)}
+    return not kinds <= _PYTHON and any(_brings_float64(v) for v in value)
 
 
 tensor = asarray

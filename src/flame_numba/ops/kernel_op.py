@@ -15,7 +15,7 @@ from ..tensor import Tensor
 from .autocast import cast_target
 from .formula_op import sum_to
 from .launch import same_device
-from .operands import TensorCheck
+from .operands import OperandCheck
 from .table import ORDINARY, Case, Domain, Entry, cast_floating, refuse, register, wants_gradient
 
 
@@ -40,14 +40,14 @@ class Primitive:
         self._function = function
         self._gradient = gradient
         self._autocast = autocast
-        self._check = TensorCheck(function, self.name)
+        self._check = OperandCheck(function, self.name)
         self._parameters = tuple(inspect.signature(function).parameters.values())
         self._varargs = bool(self._parameters) and self._parameters[0].kind is inspect.Parameter.VAR_POSITIONAL
         wanted = tuple(inspect.signature(gradient).parameters)[1:] if gradient else ()
         self._wanted = wanted
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
-        self._check(args, keywords)
+        args, keywords = self._check(args, keywords)
         target = cast_target(self._autocast)
         if target is not None:
             args = tuple(cast_floating(a, target) for a in args)
@@ -58,7 +58,7 @@ class Primitive:
             same_device(tensors, self.name)
         function = self._function
         result = quietly(function, args, keywords) if WATCH.open else function(*args, **keywords)
-        y, extra = result if isinstance(result, tuple) and isinstance(result[-1], dict) else (result, {})
+        y, extra = result if isinstance(result, tuple) and result and isinstance(result[-1], dict) else (result, {})
         results = y if isinstance(y, tuple) else (y,)
         if WATCH.open:
             inspect_forward(self.name, tensors, results)

@@ -12,7 +12,7 @@ from ..kernels import compile as compiler
 from ..kernels import map as maps
 from ..kernels.compile import Program
 from ..kernels.formula import Expr
-from ..shapes import Shape, broadcast, collapse, expand_strides, numel, row_major
+from ..shapes import Shape, broadcast, check_sizes, collapse, expand_strides, numel, row_major
 from ..tensor import Tensor, dense
 from .debug import is_debugging, settle
 
@@ -167,6 +167,8 @@ class MapKernel:
         into: Sequence[Tensor] | None,
     ) -> Plan:
         tensors = [x for x in inputs if isinstance(x, Tensor)]
+        for x in (*tensors, *(into or ())):
+            check_sizes(x.shape, self.name)
         shape = into[0].shape if into else broadcast([x.shape for x in tensors], self.name)
         outs = [(o.dtype, o.strides, o.offset) for o in into] if into else [(d, row_major(shape), 0) for d in dtypes]
         strides = [o[1] for o in outs] + [expand_strides(x.shape, x.strides, shape) for x in tensors]
@@ -212,13 +214,40 @@ class MapKernel:
 
 
 def check_number(value: Any, compute: DType, op: str) -> Any:
-    """A Python number as the kernel's scalar type; raises DTypeError if it cannot hold it."""
-    if compute.is_floating:
-        return float(value)
-    if compute.kind == "bool":
-        return int(bool(value))
-    low, high = (0, 2**64 - 1) if compute.kind == "uint" else (-(2**63), 2**63 - 1)
-    if not low <= int(value) <= high:
-        raise DTypeError(f"{op}: the number {value} does not fit {compute.name}")
-    number = int(value)
+    """A Python number as the kernel's scalar type, which has 64 bits; raises DTypeError if it cannot hold it."""
+    kind = compute.kind
+    try:
+        if kind == "float":
+            return float(value)
+        if kind == "bool":
+            return int(bool(value))
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):  # no number, NaN, or beyond float64
+        raise _misfit(value, compute, op) from None
+    low, high = (0, 2**64 - 1) if kind == "uint" else (-(2**63), 2**63 - 1)
+    if not low <= number <= high:
+        raise _misfit(value, compute, op)
     return number - 2**64 if number >= 2**63 else number  # the same bits, as the launch's int64
+
+
+def check_element(value: Any, dtype: DType, op: str) -> Any:
+    """`check_number` for what becomes an element as it is: it must be in the range of `dtype` itself."""
+    if value.__class__ is float and dtype.kind == "float":
+        return value
+    if not hasattr(value, "__float__"):  # not even of a string that float() could read
+        raise DTypeError(f"{op}: expected a number, got {value!r}")
+    number = check_number(value, dtype, op)
+    if dtype.is_integer and dtype.itemsize < 8:
+        bits = 8 * dtype.itemsize
+        low, high = (0, 2**bits - 1) if dtype.kind == "uint" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        if not low <= number <= high:
+            raise _misfit(value, dtype, op)
+    return number
+
+
+def _misfit(value: Any, dtype: DType, op: str) -> DTypeError:
+    try:
+        said = f"the number {value}" if hasattr(value, "__float__") else repr(value)
+    except ValueError:  # Python does not print ints of thousands of digits
+        said = "a number of thousands of digits"
+    return DTypeError(f"{op}: {said} does not fit {dtype.name}")

@@ -26,7 +26,7 @@ from ..errors import ConfigError, GradientError
 from ..grad import Node, is_recording, record
 from ..tensor import Tensor
 from .autocast import cast_target
-from .operands import TensorCheck
+from .operands import OperandCheck
 
 
 @dataclass(frozen=True)
@@ -166,11 +166,11 @@ def composite(
     """An entry made of other ops, which record themselves."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        check = TensorCheck(function, function.__name__)
+        check = OperandCheck(function, function.__name__)
 
         @functools.wraps(function)
         def op(*args: Any, **keywords: Any) -> Any:
-            check(args, keywords)
+            args, keywords = check(args, keywords)
             if autocast is not None and (target := cast_target(autocast)) is not None:
                 args = tuple(cast_floating(a, target) for a in args)
                 keywords = {k: cast_floating(a, target) for k, a in keywords.items()}
