@@ -169,3 +169,41 @@ def test_one_value_a_step_comes_to_the_host(device: fn.Device, monkeypatch: pyte
         scaler.step(optimizer)
         scaler.update()
         assert sizes == expected
+
+
+def test_a_second_step_needs_an_update() -> None:
+    p, q = (fn.Parameter(fn.zeros((2,))) for _ in range(2))
+    scaler, first, second = fn.GradScaler(init_scale=4.0), SGD([p], lr=1.0), SGD([q], lr=1.0)
+    scaler.scale((p + q).sum()).backward()
+    assert scaler.step(first) and scaler.step(second)
+    for again in (scaler.step, scaler.unscale_):
+        with pytest.raises(fn.GradientError, match=r"step\(\) was called for this optimizer already; call update"):
+            again(first)
+    np.testing.assert_array_equal(p.grad.numpy(), 1)
+    scaler.update()
+    assert scaler.step(first)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (lambda s: s.scale(5.0), fn.DTypeError, "scale: the loss must be a tensor, got float"),
+        (lambda s: s.step(5), fn.DTypeError, "step: expected an optimizer, got int"),
+        (lambda s: s.unscale_(5), fn.DTypeError, "unscale_: expected an optimizer"),
+        (lambda s: s.load_state_dict({}), fn.ConfigError, "the state of the GradScaler lacks backoff_factor, good_st"),
+        (
+            lambda s: s.load_state_dict({**s.state_dict(), "good_steps": 1.5}),
+            fn.DTypeError,
+            "good_steps must be an int",
+        ),
+        (lambda s: fn.GradScaler(init_scale="x"), fn.DTypeError, "init_scale must be a number, got 'x'"),
+        (lambda s: fn.GradScaler(growth_factor=None), fn.DTypeError, "growth_factor must be a number"),
+        (lambda s: fn.GradScaler(growth_interval=1.5), fn.DTypeError, "growth_interval must be an int, got 1.5"),
+    ],
+)
+def test_arguments_of_a_wrong_type(wrong, error, message) -> None:  # type: ignore[no-untyped-def]
+    scaler = fn.GradScaler(init_scale=4.0)
+    before = scaler.state_dict()
+    with pytest.raises(error, match=message):
+        wrong(scaler)
+    assert scaler.state_dict() == before

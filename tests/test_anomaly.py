@@ -49,6 +49,37 @@ def test_primitives_and_custom_ops_are_watched():
             tensor(-np.inf, -np.inf).softmax()
 
 
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda z: z.mul_(float("inf")), r"multiply_|mul_"),
+        (lambda z: z.sqrt_(), "sqrt_"),
+        (lambda z: z.fill_(float("nan")), "fill_"),
+        (lambda z: z.copy_(tensor(1.0, float("nan"), 0.0)), "copy_"),
+        (lambda z: z.masked_fill_(z == 0, float("nan")), "masked_fill_"),
+        (lambda z: z.index_add_(0, fn.asarray([0]), tensor(float("nan"))), "index_add_"),
+        (lambda z: z.__setitem__(0, float("nan")), r"x\[key\] = value"),
+        (lambda z: z.__setitem__(fn.asarray([0, 1]), np.array([1, np.nan])), r"x\[key\] = value"),
+    ],
+)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_changes_in_place_are_watched(change, name, recorded):
+    z = tensor(0.0, -1.0, 0.0) * 1 if recorded else fn.asarray([0.0, -1.0, 0.0])
+    with fn.detect_anomaly(), pytest.raises(fn.NonFinite, match=None if recorded else name):
+        change(z)
+
+
+def test_a_change_in_place_blames_what_was_bad_before():
+    z = fn.asarray([float("nan"), 1.0])
+    with fn.detect_anomaly():
+        z[1] = 2.0  # the rest may never have been written
+        with pytest.raises(fn.NonFinite, match=r"multiply_: .* operand 0 of shape \(2,\) held a NaN already"):
+            z.multiply_(2.0)
+        with pytest.raises(fn.NonFinite, match=r"its operand 1 \(nan\) held a NaN already"):
+            tensor(1.0) * float("nan")
+        assert z.zero_().tolist() == [0.0, 0.0]
+
+
 def test_infinities_count_if_asked_for():
     x = tensor(0.0)
     with fn.detect_anomaly():
@@ -131,6 +162,13 @@ def test_parameters_may_be_a_mapping_or_a_sequence():
     assert [p.name for p in fn.unused_parameters(loss, {"a": a, "b": b})] == ["b"]
     assert [p.name for p in fn.unused_parameters(loss, [a, b])] == ["1"]
     assert fn.unused_parameters(loss, a) == []
+    for arguments, words in (
+        ((5, a), "loss must be a tensor"),
+        ((loss, 5), "got int"),
+        ((loss, [5]), "parameter 0 must"),
+    ):
+        with pytest.raises(fn.DTypeError, match=f"unused_parameters: .*{words}"):
+            fn.unused_parameters(*arguments)
     with pytest.raises(fn.GradientError, match="unused_parameters: the loss does not require"):
         fn.unused_parameters(fn.ones(1), [a])
 

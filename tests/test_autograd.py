@@ -68,10 +68,15 @@ def test_several_outputs_with_weights_are_summed():
 
 def test_a_weight_must_fit_its_output():
     x = leaf(3)
-    with pytest.raises(fn.ShapeError, match=r"gradient \(2,\) must have the output's shape \(3,\)"):
+    with pytest.raises(fn.ShapeError, match=r"must have the tensor's shape \(3,\), it has \(2,\)"):
         (x * x).backward(fn.ones((2,), dtype=fn.float64))
-    with pytest.raises(fn.DTypeError, match="gradient float32"):
+    with pytest.raises(fn.DTypeError, match="it is float32"):
         (x * x).backward(fn.ones((3,)))
+    for number in (1.0, [1.0, 1.0, 1.0]):
+        with pytest.raises(fn.DTypeError, match="backward: the gradient must be a tensor"):
+            (x * x).backward(number)
+    with pytest.raises(KeyError, match="by tensor, not by 3"):
+        (x * x).sum().backward()[3]
     with pytest.raises(fn.GradientError, match="pass gradient="):
         (x * x).backward()
 
@@ -139,6 +144,89 @@ def test_two_leaves_never_share_the_memory_of_their_gradients():
     weight = fn.ones((3,), dtype=fn.float64)
     (x + z).backward(weight)
     assert x.grad.storage is not z.grad.storage and weight.storage not in (x.grad.storage, z.grad.storage)
+
+
+def _passed_on(a, b):
+    return fn.custom_op(lambda ctx, a, b: a + b, lambda ctx, g: (g, g))(a, b)
+
+
+def _hooked(a, b):
+    kept = fn.ones((3,), dtype=fn.float64)
+    a.register_hook(lambda g: kept)
+    b.register_hook(lambda g: kept)
+    return a * b
+
+
+def _kept(a, b):
+    kept = fn.ones((3,), dtype=fn.float64)
+    return fn.custom_op(lambda ctx, a, b: a + b, lambda ctx, g: (kept, kept))(a, b)
+
+
+def _inner(a, b):
+    y = a.retain_grad() + b.retain_grad()
+    return y.retain_grad()
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("make", [lambda a, b: a, lambda a, b: a + b, _passed_on, _hooked, _kept, _inner])
+def test_gradients_share_memory_with_nothing(make, create_graph):
+    a, b = leaf(3), leaf(3, seed=1)
+    seed, seen = fn.ones((3,), dtype=fn.float64), []
+    handle = a.register_hook(seen.append)
+    y = make(a, b)
+    y.backward(seed, create_graph=create_graph)
+    gradients = [t for t in (a.grad, b.grad, y.grad if y is not a else None) if t is not None]
+    others = [seed, *seen]
+    before = [t.numpy() for t in (*gradients[1:], *others)]
+    with fn.no_grad():
+        gradients[0].detach().zero_()
+    assert all(np.array_equal(t.numpy(), old) for t, old in zip((*gradients[1:], *others), before, strict=True))
+    handle.remove()
+
+
+def test_an_input_that_is_named_twice_counts_once():
+    x = leaf(3)
+    y = x * 2
+    grads = (y * y).sum().backward(inputs=[y, y, x])
+    assert np.allclose(y.grad.numpy(), 2 * y.numpy()) and np.allclose(x.grad.numpy(), 4 * y.numpy())
+    assert len(grads) == 2
+
+
+@pytest.mark.parametrize("freeze", [lambda x: x.requires_grad_(False), lambda x: x.detach_()])
+def test_a_leaf_that_was_frozen_since_gets_no_gradient(freeze):
+    x, w = leaf(3), leaf(3, seed=1)
+    y = (x * w).sum()
+    freeze(w)
+    grads = y.backward()
+    assert w.grad is None and w not in grads and np.allclose(x.grad.numpy(), w.numpy())
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda y, x: y.backward(x.numpy()), "backward: the gradient must be a tensor of shape .* got ndarray"),
+        (lambda y, x: fn.grad(y, x, [2.0]), "grad: the gradient must be a tensor"),
+        (lambda y, x: fn.grad(y, x, 2.0), "grad: the gradient must be a tensor"),
+        (lambda y, x: fn.grad(y, [5]), "grad: inputs must be a tensor or a sequence of tensors, got int"),
+        (lambda y, x: fn.grad(5, x), "grad: outputs must be a tensor or a sequence of tensors, got int"),
+        (lambda y, x: fn.grad([None], x), "grad: outputs must be .*, got NoneType"),
+        (lambda y, x: y.backward(inputs=5), "backward: inputs must be .*, got int"),
+        (lambda y, x: y.backward(retain_graph="no"), "backward: retain_graph must be True or False, got 'no'"),
+        (lambda y, x: fn.grad(y, x, create_graph=1), "grad: create_graph must be True or False, got 1"),
+    ],
+)
+def test_arguments_of_a_wrong_type(call, words):
+    x = leaf(3)
+    y = (x * x).sum()
+    with pytest.raises(fn.DTypeError, match=words):
+        call(y, x)
+    y.backward()  # the graph is as it was
+
+
+def test_maps_of_gradients_are_equal_if_they_are_one():
+    x = leaf(3)
+    one, other = (x * x).sum().backward(), (x * x).sum().backward()
+    assert one == one and one != other and len({one, other}) == 2 and other.get("a") is None
 
 
 def test_micro_batches_add_up_to_the_same_bits_each_time():
@@ -342,3 +430,30 @@ def test_threads_that_share_a_leaf_lose_no_gradient():
     for thread in threads:
         thread.join()
     assert np.all(x.grad.numpy() == 200)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "words"),
+    [
+        (3, fn.DTypeError, r"grad: the gradient must be a tensor of shape \(3,\), got int"),
+        (np.ones(3), fn.DTypeError, "got ndarray"),
+        (lambda: fn.ones((1,), dtype=fn.float64), fn.ShapeError, r"shape \(3,\), it has \(1,\)"),
+        (lambda: fn.ones((3,)), fn.DTypeError, "dtype float64, it is float32"),
+        (
+            lambda: fn.Tensor.empty((3,), dtype=fn.float64, device=fn.Device.simulated()),
+            fn.DeviceMismatch, "on the tensor's device cpu, it is on simulated",
+        ),
+    ],
+)  # fmt: skip
+def test_a_gradient_that_is_set_must_fit(wrong, error, words):
+    with fn.Device.cpu():
+        x = leaf(3)
+        x.grad = kept = x.detach() * 2
+        with pytest.raises(error, match=words):
+            x.grad = wrong() if callable(wrong) else wrong
+        assert x.grad is kept
+        x.grad = None
+        (x * x).sum().backward()
+        assert np.array_equal(x.grad.numpy(), kept.numpy())
+        half = fn.ones((3,), dtype=fn.float16)
+        half.grad = half.to_dtype(fn.float32)  # as `unscale_` leaves it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 
 import numpy as np
 import pytest
@@ -232,3 +233,77 @@ def test_saved_results_make_no_cycle():
 def test_forward_needs_ctx():
     with pytest.raises(fn.GradientError, match="forward must take ctx"):
         fn.custom_op(lambda: None, by_hand)
+
+
+def test_a_result_that_is_the_callers_tensor_is_a_view_of_it():
+    x, n, constant = leaf(3), fn.ones((3,), dtype=fn.float64), fn.ones((3,), dtype=fn.float64)
+    op = fn.custom_op(lambda ctx, a, n: (n, constant), lambda ctx, g, h: (g + h, None))
+    y, z = op(x, n)
+    assert y is not n and z is not constant and not n.requires_grad and not constant.requires_grad
+    (y + z).sum().backward()
+    assert np.all(x.grad.numpy() == 2)
+
+
+@pytest.mark.parametrize("wrap", [lambda y: [y], lambda y: {"y": y}, lambda y: (y, [y])], ids=["list", "dict", "inner"])
+def test_forward_returns_tensors(wrap):
+    op = fn.custom_op(lambda ctx, x: wrap(x * 2), lambda ctx, g: g, name="packed")
+    with pytest.raises(fn.DTypeError, match="packed: forward returned a (list|dict); return a tensor or a tuple"):
+        op(leaf(3))
+
+
+def test_threads_may_share_a_graph():
+    x, meet = leaf(3), threading.Barrier(4)
+
+    def backward(ctx, g):
+        meet.wait(5)  # all are inside
+        ctx.passes = getattr(ctx, "passes", 0) + 1
+        first = ctx.saved
+        meet.wait(5)
+        return 3 * g * ctx.saved[0] ** 2 + 0 * first[0]
+
+    def forward(ctx, x):
+        ctx.save(x)
+        return x**3
+
+    y, found = fn.custom_op(forward, backward)(x), []
+
+    def work():
+        found.append(fn.grad(y, x, fn.ones_like(y), retain_graph=True)[0].numpy())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 and all(np.allclose(g, 3 * x.numpy() ** 2) for g in found)
+
+
+def test_backward_may_run_the_same_graph_again():
+    def backward(ctx, g):
+        if not ctx.inner:
+            ctx.inner = True
+            fn.grad(y, x, g, retain_graph=True)
+        return 2 * g * ctx.saved[0]
+
+    def forward(ctx, x):
+        ctx.inner = False
+        ctx.save(x)
+        return x * x
+
+    x = leaf(3)
+    y = fn.custom_op(forward, backward)(x)
+    (found,) = fn.grad(y, x, fn.ones_like(y), retain_graph=True)
+    assert np.allclose(found.numpy(), 2 * x.numpy())
+
+
+def test_what_is_no_op():
+    op = fn.custom_op(lambda ctx, a, b=1: a * b, lambda ctx, g: g, name="scaled")
+    for args, keywords in (((), {}), ((1, 2, 3), {}), ((1,), {"c": 2})):
+        with pytest.raises(TypeError, match=r"scaled: takes \(a, b=1\): "):
+            op(*args, **keywords)
+    with pytest.raises(fn.DTypeError, match="custom_op: forward must be a function, got 5"):
+        fn.custom_op(5)
+    with pytest.raises(fn.DTypeError, match="scaled: backward must be a function, got 5"):
+        op.backward(5)
+    with pytest.raises(fn.DTypeError, match="backward must be a function, got 5"):
+        fn.custom_op(lambda ctx, a: a, 5)

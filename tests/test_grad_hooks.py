@@ -83,11 +83,32 @@ def test_what_a_hook_returns_must_fit(result, error, message):
     assert x.grad is None
 
 
+def test_a_hook_must_be_a_function():
+    x = leaf(3)
+    for register in (x.register_hook, x.register_post_accumulate_grad_hook):
+        with pytest.raises(fn.DTypeError, match=f"{register.__name__}: expected a function"):
+            register(5)
+    x.sum().backward()
+    assert x.grad is not None
+
+
 def test_hooks_need_a_gradient():
     with pytest.raises(fn.GradientError, match="does not require"):
         fn.ones(2).register_hook(print)
     with pytest.raises(fn.GradientError, match="only a leaf"):
         (leaf(2) * 2).register_post_accumulate_grad_hook(print)
+
+
+@pytest.mark.parametrize("change", [lambda y: y.add_(1), lambda y: y.mul_(3), lambda y: y.__setitem__(0, 5.0)])
+def test_retain_grad_follows_a_change_in_place(change):
+    """The tensor stands for its new value, and so does its `.grad`; hooks stay with the value they were given for."""
+    x, seen = leaf(3), []
+    y = (x * 2).retain_grad()
+    y.register_hook(lambda g: seen.append(g.numpy()))
+    change(y)
+    y.sum().backward()
+    assert y.grad.tolist() == [1, 1, 1]
+    assert np.allclose(2 * seen[0], x.grad.numpy())
 
 
 def test_retain_grad_fills_grad_of_an_inner_tensor():

@@ -149,3 +149,56 @@ def test_inference_mode_counts_in_no_other_place():
     x = leaf(3)
     x.exp().sum().backward()
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("make", [fn.no_grad, fn.enable_grad, fn.inference_mode])
+def test_one_mode_may_be_entered_in_many_threads_at_once(make):
+    mode, inside, meet = make(), [], threading.Barrier(2)
+    wanted = make is fn.enable_grad
+
+    def outer_off():  # enters and leaves while the other is inside
+        with fn.set_grad_enabled(False):
+            meet.wait(5)
+            with mode:
+                meet.wait(5)
+                inside.append(fn.is_recording())
+                meet.wait(5)
+            inside.append(fn.is_recording())
+
+    thread = threading.Thread(target=outer_off)
+    thread.start()
+    with mode:
+        meet.wait(5)
+        meet.wait(5)
+        inside.append(fn.is_recording())
+    assert fn.is_recording() and not fn.zeros(1).is_inference
+    meet.wait(5)
+    thread.join()
+    assert sorted(inside) == sorted([wanted, wanted, False])
+
+
+def test_a_mode_is_left_in_its_own_place_in_any_order():
+    first, second = fn.no_grad(), fn.enable_grad()
+    first.__enter__()
+    second.__enter__()
+    second.__enter__()
+    second.__exit__()
+    assert fn.is_recording()
+    first.__exit__()
+    assert fn.is_recording()
+    second.__exit__()
+    assert not fn.is_recording()  # as it was when it was entered
+    fn.set_grad_enabled(True)
+
+    async def task(mode, outer, pause):
+        with fn.set_grad_enabled(outer):
+            with mode:
+                await pause()
+                assert not fn.is_recording()
+            assert fn.is_recording() is outer
+
+    async def both():
+        mode = fn.no_grad()
+        await asyncio.gather(*[task(mode, i % 2 == 0, lambda: asyncio.sleep(0)) for i in range(4)])
+
+    asyncio.run(both())

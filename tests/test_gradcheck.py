@@ -67,8 +67,31 @@ def test_what_gradcheck_refuses():
         fn.gradcheck(lambda x: x, fn.ones(3).requires_grad_())
     with pytest.raises(fn.DTypeError, match="numerical_gradient: needs float64"):
         fn.numerical_gradient(lambda x: x, [leaf(3).detach()])
-    with pytest.raises(fn.GradientError, match="does not require a gradient: an op was not recorded"):
-        fn.gradcheck(lambda x: x.detach() * 2, leaf(3))
+    for check in (fn.gradcheck, fn.gradgradcheck):
+        with pytest.raises(fn.GradientError, match="does not require a gradient: an op was not recorded"):
+            check(lambda x: x.detach() * 2, leaf(3))
+    sizes = iter(range(3, 9))
+    with pytest.raises(fn.ShapeError, match=r"gave results of shapes \[\(4,\)\], before \[\(3,\)\]"):
+        fn.gradcheck(lambda x: x.sum() * fn.ones((next(sizes),), dtype=fn.float64), leaf(2))
+
+
+@pytest.mark.parametrize(
+    "setting", [{"eps": 0}, {"eps": -1e-6}, {"eps": "x"}, {"rtol": -1.0}, {"atol": np.nan}, {"order": 3}, {"order": 0}]
+)
+def test_settings_that_make_no_sense(setting):
+    ((name, _),) = setting.items()
+    for check in (fn.gradcheck, *((fn.gradgradcheck,) if name != "order" else ())):
+        with pytest.raises(fn.ConfigError, match=f"{check.__name__}: {name}="):
+            check(lambda x: x.sin(), leaf(3), **setting)
+
+
+def test_results_in_dicts_and_nested_tuples_are_checked():
+    bad = wrong(lambda g: g * 3)
+    for f in (lambda x: {"y": bad(x)}, lambda x: (x, [bad(x)]), lambda x: {"a": {"b": (bad(x),)}}):
+        with pytest.raises(fn.GradientError, match="input 0"):
+            fn.gradcheck(f, leaf(3))
+    assert fn.gradcheck(lambda x: {"y": x.sin(), "n": 3}, leaf(3), order=2)
+    assert fn.gradgradcheck(lambda x, w: w * 2, [leaf(3).requires_grad_(), leaf(3)])
 
 
 def test_gradients_are_compared_without_judgement():
@@ -103,7 +126,7 @@ def f_jacobian(x):
 
 
 def test_products_with_the_jacobian_from_both_sides():
-    x, t = leaf(3), leaf(3, seed=1).detach()
+    x, t = leaf(3).detach(), leaf(3, seed=1).detach()
     expected = f_jacobian(x.numpy())
     value, pull = fn.vjp(f, x)
     assert np.allclose(value.numpy(), f(x).numpy()) and not value.requires_grad
@@ -111,7 +134,7 @@ def test_products_with_the_jacobian_from_both_sides():
     assert np.allclose(pull(t * 2)[0].numpy(), 2 * t.numpy() @ expected)
     value, moved = fn.jvp(f, x, t)
     assert np.allclose(moved.numpy(), expected @ t.numpy()) and not moved.requires_grad
-    assert x.grad is None
+    assert not pull(t)[0].requires_grad
 
 
 def test_products_for_several_operands_and_results():
@@ -151,12 +174,66 @@ def test_jacobian_and_hessian():
         assert np.allclose(fn.jacobian(f, x).numpy(), f_jacobian(x.numpy()))
 
 
+def cube(x):
+    return x**3
+
+
+NESTED = {  # each is 6 · a at a, or a sum of that
+    "jvp of jvp": lambda a, v: fn.jvp(lambda a: fn.jvp(cube, a, v)[1], a, v)[1],
+    "jvp of vjp": lambda a, v: fn.jvp(lambda a: fn.vjp(cube, a)[1](v)[0], a, v)[1],
+    "jacobian of jvp": lambda a, v: fn.jacobian(lambda a: fn.jvp(cube, a, v)[1], a).sum(0),
+    "jacobian of vjp": lambda a, v: fn.jacobian(lambda a: fn.vjp(cube, a)[1](v)[0], a).sum(0),
+    "jacobian of jacobian": lambda a, v: fn.jacobian(lambda a: fn.jacobian(cube, a), a).sum((0, 1)),
+    "jacobian of hvp": lambda a, v: fn.jacobian(lambda a: fn.hvp(lambda a: (a**4 / 4).sum(), a, v)[1], a).sum(0),
+    "hessian of the value": lambda a, v: fn.hessian(lambda a: fn.jvp(cube, a, v)[0].sum(), a).sum(0),
+    "hvp of vjp's value": lambda a, v: fn.hvp(lambda a: fn.vjp(cube, a)[0].sum(), a, v)[1],
+    "by the direction": lambda a, v: fn.jacobian(lambda t: fn.jvp(lambda a: 3 * a * a, a, t)[1], v).sum(0),
+    "by the weight": lambda a, v: fn.jacobian(lambda t: fn.vjp(lambda a: 3 * a * a, a)[1](t)[0], v).sum(0),
+    "by what is taken from around": lambda a, v: 2 * fn.jacobian(
+        lambda b: fn.jvp(lambda c: c * b * b * 1.5, v, v)[1], a).sum(0),
+    "mixed": lambda a, v: fn.jacobian(lambda b: fn.jacobian(lambda c: (c * b * b * 3).sum(), v), a).sum(0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("nested", NESTED.values(), ids=NESTED)
+def test_derivatives_of_derivatives(nested):
+    a = leaf(3).detach()
+    v = fn.ones((3,), dtype=fn.float64)
+    found = nested(a, v)
+    assert np.allclose(found.numpy(), 6 * a.numpy()) and not found.requires_grad
+    with fn.no_grad():
+        assert np.allclose(nested(a, v).numpy(), 6 * a.numpy())
+
+
+def test_results_are_in_the_graph_like_those_of_any_op():
+    x, v = leaf(3), fn.ones((3,), dtype=fn.float64)
+    fn.jvp(cube, x, v)[1].sum().backward()
+    assert np.allclose(x.grad.numpy(), 6 * x.numpy())
+    fn.vjp(cube, x)[0].sum().backward()
+    assert np.allclose(x.grad.numpy(), 6 * x.numpy() + 3 * x.numpy() ** 2)
+    assert fn.jacobian(cube, x).requires_grad and not fn.jacobian(cube, x, create_graph=False).requires_grad
+    with fn.no_grad():
+        assert not any(y.requires_grad for y in (*fn.jvp(cube, x, v), fn.jacobian(cube, x), fn.vjp(cube, x)[1](v)[0]))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda x: fn.jvp(f, x, x[:2]), fn.ShapeError, r"jvp: tangents \[\(2,\)\] for primals"),
+        (lambda x: fn.jvp(f, x, x[:2]), fn.ShapeError, r"jvp: a tangent has shape \(2,\), it must be \(3,\)"),
+        (lambda x: fn.jvp(f, x, x.numpy()), fn.DTypeError, "jvp: a tangent must be a tensor, got ndarray"),
+        (lambda x: fn.jvp(f, x, (x, x)), fn.ShapeError, "jvp: 2 tangents for 1 primals"),
+        (lambda x: fn.jvp(f, 1.0, 1.0), fn.DTypeError, "jvp: needs floating tensors"),
+        (lambda x: fn.jacobian(f, [x]), fn.DTypeError, "jacobian: needs floating tensors"),
+        (lambda x: fn.jacobian(f, x, create_graph=True), fn.GradientError, "jacobian: create_graph=True needs an x"),
+        (lambda x: fn.hvp(f, x, x.numpy()), fn.DTypeError, "hvp: direction must be a tensor"),
+        (lambda x: fn.vjp(f, x)[1](x.numpy()), fn.DTypeError, "vjp: a weight must be a tensor, got ndarray"),
+        (
+            lambda x: fn.vjp(f, x)[1](x.to_dtype("float32")),
+            fn.DTypeError,
+            "vjp: a weight is float32, it must be float64",
+        ),
         (lambda x: fn.vjp(f, x > 0), fn.DTypeError, "vjp: needs floating tensors"),
-        (lambda x: fn.jacobian(lambda x: x > 0, x), fn.DTypeError, "jacobian: the function must return one floating"),
+        (lambda x: fn.jacobian(lambda x: x > 0, x), fn.DTypeError, "jacobian: the function must return floating"),
         (lambda x: fn.hessian(f, x), fn.ShapeError, "hessian: the function must return one number"),
         (lambda x: fn.hvp(f, x, x[:1]), fn.ShapeError, "hvp: direction"),
         (lambda x: fn.vjp(f, x)[1](x, x), fn.GradientError, "vjp: 2 weights for 1 results"),

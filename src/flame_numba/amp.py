@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
+
+import numpy as np
 
 from .dtypes import bool_, float32, float64
-from .errors import ConfigError, GradientError
+from .errors import ConfigError, DTypeError, GradientError
 from .kernels import formula
 from .ops.autocast import autocast
 from .ops.creation import zeros
@@ -47,6 +49,12 @@ class GradScaler:
         self, init_scale: float = 2.0**16, growth_factor: float = 2.0, backoff_factor: float = 0.5,
         growth_interval: int = 2000, enabled: bool = True,
     ) -> None:  # fmt: skip
+        for name, value in (
+            ("init_scale", init_scale), ("growth_factor", growth_factor), ("backoff_factor", backoff_factor),
+        ):  # fmt: skip
+            if not isinstance(value, (int, float, np.number)):
+                raise DTypeError(f"GradScaler: {name} must be a number, got {value!r}")
+        growth_interval = _count("growth_interval", growth_interval)
         if not 0 < init_scale < float("inf"):
             raise ConfigError(f"GradScaler: init_scale={init_scale} must be > 0 and finite")
         if not growth_factor >= 1 or not 0 < backoff_factor < 1 or growth_interval < 1:
@@ -58,6 +66,7 @@ class GradScaler:
         self.growth_interval, self.enabled = growth_interval, enabled
         self._scale, self._good_steps = float(init_scale), 0
         self._bad: WeakKeyDictionary[Optimizer, Tensor | None] = WeakKeyDictionary()  # unscaled, not yet stepped
+        self._stepped: WeakSet[Optimizer] = WeakSet()  # since the last update
         self._overflowed: list[bool] = []  # of the steps since the last update
 
     def get_scale(self) -> float:
@@ -68,6 +77,8 @@ class GradScaler:
         """loss · scale, in f32 if the loss is f16 or bf16: the product could exceed f16."""
         if not self.enabled:
             return loss
+        if not isinstance(loss, Tensor):
+            raise DTypeError(f"scale: the loss must be a tensor, got {type(loss).__name__}")
         wide = loss.to_dtype(float32) if loss.dtype.itemsize == 2 else loss
         return wide * self._scale
 
@@ -78,6 +89,7 @@ class GradScaler:
         """
         if not self.enabled:
             return
+        self._check("unscale_", optimizer)
         if optimizer in self._bad:
             raise GradientError("unscale_: this optimizer's gradients were unscaled already since its last step")
         self._bad[optimizer] = _unscale_all(optimizer.parameters, 1 / self._scale)
@@ -85,19 +97,28 @@ class GradScaler:
     def step(self, optimizer: Optimizer) -> bool:
         """`optimizer.step()` with unscaled gradients, unless one is infinite or NaN; whether the step was taken.
 
-        Waits for the device, once.
+        Waits for the device, once. Raises GradientError the second time before an `update`: it would divide by the
+        scale again.
         """
         if not self.enabled:
             optimizer.step()
             return True
+        self._check("step", optimizer)
         if optimizer not in self._bad:
             self.unscale_(optimizer)
         bad = self._bad.pop(optimizer)
         overflowed = bad is not None and bool(bad.item())
         self._overflowed.append(overflowed)
+        self._stepped.add(optimizer)
         if not overflowed:
             optimizer.step()
         return not overflowed
+
+    def _check(self, op: str, optimizer: Any) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise DTypeError(f"{op}: expected an optimizer, got {type(optimizer).__name__}")
+        if optimizer in self._stepped:
+            raise GradientError(f"{op}: step() was called for this optimizer already; call update() after it")
 
     def update(self) -> None:
         """Adapt the scale to what the steps since the last call met. Raises GradientError if there were none."""
@@ -109,9 +130,10 @@ class GradScaler:
             self._scale, self._good_steps = self._scale * self.backoff_factor, 0
         else:
             self._good_steps += 1
-            if self._good_steps == self.growth_interval:
+            if self._good_steps >= self.growth_interval:
                 self._grow()
         self._overflowed.clear()
+        self._stepped.clear()
 
     def _grow(self) -> None:
         self._good_steps = 0
@@ -126,11 +148,21 @@ class GradScaler:
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Go on from a saved state. Raises ConfigError or DTypeError, and changes nothing, if it is not one."""
+        missing = self.state_dict().keys() - state.keys()
+        if missing:
+            raise ConfigError(f"load_state_dict: the state of the GradScaler lacks {', '.join(sorted(missing))}")
+        good_steps = _count("good_steps", state["good_steps"])
         checked = GradScaler(state["scale"], state["growth_factor"], state["backoff_factor"], state["growth_interval"])
-        self._scale, self._good_steps = checked._scale, int(state["good_steps"])
+        self._scale, self._good_steps = checked._scale, good_steps
         self.growth_factor, self.backoff_factor = checked.growth_factor, checked.backoff_factor
         self.growth_interval = checked.growth_interval
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise DTypeError(f"GradScaler: {name} must be an int, got {value!r}")
+    return int(value)
 
 
 def _unscale_all(parameters: list[Tensor], factor: float) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .errors import DTypeError, GradientError, ShapeError
@@ -27,7 +27,6 @@ class Context:
         self.materialize_grads = True
         self._given: tuple[Tensor | None, ...] = ()
         self._kept: list[Saved | None] | None = None
-        self._node: Node | None = None  # only while the backward function runs
         self._without: set[int] = set()
 
     def save(self, *tensors: Tensor | None) -> None:
@@ -44,10 +43,7 @@ class Context:
     @property
     def saved(self) -> tuple[Any, ...]:
         """What `save` was given. Raises GradientError if one of them was changed in place since."""
-        if self._kept is None or self._node is None:
-            return self._given
-        node = self._node
-        return tuple([None if kept is None else kept.restore(node) for kept in self._kept])
+        return self._given
 
     def mark_non_differentiable(self, *results: Tensor) -> None:
         """Say that these results have no gradient. Results that are not floating have none anyway."""
@@ -68,6 +64,22 @@ class Context:
         self._kept, self._given = kept, ()
 
 
+class _Running(Context):
+    """A context as a backward function sees it. Each pass has its own, as several may run at once."""
+
+    __slots__ = ("_node",)
+
+    def __init__(self, ctx: Context, node: Node) -> None:
+        self.__dict__ = ctx.__dict__
+        self._node = node
+
+    @property
+    def saved(self) -> tuple[Any, ...]:
+        if self._kept is None:
+            return self._given
+        return tuple([None if kept is None else kept.restore(self._node) for kept in self._kept])
+
+
 class CustomOp:
     """An op from a forward and a backward function. Made by `custom_op`."""
 
@@ -78,7 +90,9 @@ class CustomOp:
         self.__doc__ = inspect.getdoc(forward)
         self.__wrapped__ = forward
         self.once_differentiable = once_differentiable
-        self._forward, self._backward = forward, backward
+        if not callable(forward):
+            raise DTypeError(f"custom_op: forward must be a function, got {forward!r}")
+        self._forward, self._backward = forward, None if backward is None else self.backward(backward)
         parameters = inspect.signature(forward).parameters
         if not parameters:
             raise GradientError(f"{name}: forward must take ctx as its first parameter")
@@ -86,6 +100,8 @@ class CustomOp:
 
     def backward(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Decorator: `function(ctx, *gradients of the results)` gives the gradients of the operands."""
+        if not callable(function):
+            raise DTypeError(f"{self.name}: backward must be a function, got {function!r}")
         self._backward = function
         return function
 
@@ -97,6 +113,11 @@ class CustomOp:
         with no_grad():
             result = self._forward(ctx, *args, **keywords)
         given = result if isinstance(result, tuple) else (result,)
+        for y in given:
+            if isinstance(y, (list, tuple, Mapping)):  # gradients of tensors in it would be lost
+                raise DTypeError(
+                    f"{self.name}: forward returned a {type(y).__name__}; return a tensor or a tuple of them"
+                )
         if WATCH.open:
             inspect_forward(self.name, operands, given)
         if not is_recording() or not any(needs):
@@ -108,7 +129,10 @@ class CustomOp:
 
     def _operands(self, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, ...]:
         """The values of the positional parameters, in order, defaults included: one gradient belongs to each."""
-        bound = self.__signature__.bind(*args, **keywords)
+        try:
+            bound = self.__signature__.bind(*args, **keywords)
+        except TypeError as error:
+            raise TypeError(f"{self.name}: takes {self.__signature__}: {error}") from None
         bound.apply_defaults()
         for name, value in bound.kwargs.items():
             if isinstance(value, Tensor) and value.requires_grad:
@@ -116,8 +140,8 @@ class CustomOp:
         return bound.args
 
     def _record(self, ctx: Context, operands: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[Any, ...]:
-        # a result that is an operand, or was recorded by it, must not lose its own place in the graph
-        results = tuple(y.detach() if isinstance(y, Tensor) and y.requires_grad else y for y in given)
+        # a result that is an operand, or another tensor of the caller's, must not lose its own place in the graph
+        results = tuple(y.detach() if isinstance(y, Tensor) else y for y in given)
         wanted = [
             y if isinstance(y, Tensor) and y.dtype.is_floating and id(before) not in ctx._without else None
             for y, before in zip(results, given)
@@ -140,19 +164,14 @@ class CustomOp:
     def _rule(self, gradient: Any, node: Node) -> Sequence[Tensor | None]:
         if self._backward is None:
             raise GradientError(f"{self.name}: it has no derivative: no backward function was given")
-        ctx, kinds = node.value("ctx"), node.value("results")
+        ctx, kinds = _Running(node.value("ctx"), node), node.value("results")
         given = [gradient] if isinstance(gradient, Tensor) else list(gradient)
         if ctx.materialize_grads:
             given = [_zeros(kind) if g is None else g for g, kind in zip(given, kinds)]
-        ctx._node = node
-        try:
-            if is_recording():
-                parts = self._parts_recorded(ctx, given, node)
-            else:
-                parts = self._parts(ctx, given, node)
-        finally:
-            ctx._node = None
-        return parts
+        if is_recording():
+            return self._parts_recorded(ctx, given, node)
+        # tensors of our own: if the function has kept one, its memory has two holders, and nobody adds into it
+        return [None if part is None else part.detach() for part in self._parts(ctx, given, node)]
 
     def _parts(self, ctx: Context, given: Sequence[Tensor | None], node: Node) -> list[Tensor | None]:
         assert self._backward is not None

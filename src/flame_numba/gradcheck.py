@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DTypeError, GradientError, ShapeError
+from .dtypes import float64
+from .errors import ConfigError, DTypeError, GradientError, ShapeError
 from .grad import grad
-from .ops.creation import asarray
+from .ops.creation import asarray, zeros
 from .tensor import Tensor
 
 Array = npt.NDArray[np.float64]
+_UNRECORDED = "gradcheck: the function's result does not require a gradient: an op was not recorded"
 _NOISE = 1e3  # below so many times the error of differences, a gradient's direction says nothing
 
 
@@ -46,11 +48,14 @@ def gradcheck(
 ) -> bool:
     """True if the gradients of `function` at float64 `inputs` equal central differences of step eps.
 
-    The function returns a tensor or a tuple of them; they are projected on random directions, so one backward pass
-    checks all. order=2 checks the gradient's own gradient as well. Raises GradientError, naming input, element, both
-    values, direction (cosine) and size, on a difference beyond atol + rtol·|value|; DTypeError if no input is a float64
-    tensor that requires a gradient.
+    The function returns a tensor, or tensors in tuples, lists and dicts; they are projected on random directions, so
+    one backward pass checks all. order=2 checks the gradient's own gradient as well. Raises GradientError, naming
+    input, element, both values, direction (cosine) and size, on a difference beyond atol + rtol·|value|; DTypeError if
+    no input is a float64 tensor that requires a gradient; ConfigError for a setting that makes no sense.
     """
+    if order not in (1, 2):
+        raise ConfigError(f"gradcheck: order={order!r} must be 1 or 2")
+    _check_settings("gradcheck", eps=eps, rtol=rtol, atol=atol)
     given, checked = _inputs(inputs, "gradcheck")
     rng = np.random.default_rng(seed)
     _check(function, given, checked, rng, eps, rtol, atol)
@@ -60,13 +65,20 @@ def gradcheck(
     return True
 
 
-def gradgradcheck(function: Callable[..., Any], inputs: Tensor | Sequence[Any], **settings: Any) -> bool:
+def gradgradcheck(
+    function: Callable[..., Any],
+    inputs: Tensor | Sequence[Any],
+    *,
+    eps: float = 1e-6,
+    rtol: float = 1e-5,
+    atol: float = 1e-7,
+    seed: int = 0,
+) -> bool:
     """`gradcheck` of the gradient alone: True if second derivatives equal differences of first ones."""
+    _check_settings("gradgradcheck", eps=eps, rtol=rtol, atol=atol)
     given, checked = _inputs(inputs, "gradgradcheck")
-    seed = settings.pop("seed", 0)
     rng = np.random.default_rng(seed)
-    tolerances = {"eps": 1e-6, "rtol": 1e-5, "atol": 1e-7, **settings}
-    _check(_slope(function, given, checked, rng, seed), given, checked, rng, **tolerances, allow_constant=True)
+    _check(_slope(function, given, checked, rng, seed), given, checked, rng, eps, rtol, atol, allow_constant=True)
     return True
 
 
@@ -74,6 +86,7 @@ def compare_gradients(
     function: Callable[..., Any], inputs: Tensor | Sequence[Any], *, eps: float = 1e-6, seed: int = 0
 ) -> list[GradientComparison]:
     """How far the gradients of `function` are from central differences, input by input, without judging it."""
+    _check_settings("compare_gradients", eps=eps)
     given, checked = _inputs(inputs, "compare_gradients")
     found, numeric = _both(function, given, checked, np.random.default_rng(seed), eps)
     return [_compare(i, f, n) for i, f, n in zip(checked, found, numeric, strict=True)]
@@ -86,6 +99,7 @@ def numerical_gradient(
 
     gradients: what to weight the results with, one tensor or array for each. Needs two calls for each element.
     """
+    _check_settings("numerical_gradient", eps=eps)
     given, checked = _inputs(inputs, "numerical_gradient")
     results = _results(function(*given))
     weights = [gradients] if isinstance(gradients, Tensor | np.ndarray) else gradients
@@ -100,6 +114,13 @@ def numerical_gradient(
     return tuple(_differences(function, given, checked, hosts, eps))
 
 
+def _check_settings(op: str, **settings: Any) -> None:
+    for name, value in settings.items():
+        number = float(value) if isinstance(value, (int, float, np.number)) else np.nan
+        if not 0 <= number < np.inf or (name == "eps" and not number):
+            raise ConfigError(f"{op}: {name}={value!r} must be a finite number {'>' if name == 'eps' else '≥'} 0")
+
+
 def _inputs(inputs: Any, op: str) -> tuple[tuple[Any, ...], list[int]]:
     given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     checked = [i for i, x in enumerate(given) if isinstance(x, Tensor) and x.requires_grad]
@@ -109,8 +130,12 @@ def _inputs(inputs: Any, op: str) -> tuple[tuple[Any, ...], list[int]]:
 
 
 def _results(y: Any) -> list[Tensor]:
-    """The floating tensors among what a function returned."""
-    return [x for x in (y if isinstance(y, tuple | list) else (y,)) if isinstance(x, Tensor) and x.dtype.is_floating]
+    """The floating tensors among what a function returned, also in tuples, lists and dicts."""
+    if isinstance(y, Mapping):
+        y = tuple(y.values())
+    if isinstance(y, tuple | list):
+        return [x for item in y for x in _results(item)]
+    return [y] if isinstance(y, Tensor) and y.dtype.is_floating else []
 
 
 def _slope(
@@ -124,13 +149,12 @@ def _slope(
         # every result takes its numbers, whether it requires a gradient or not: the same ones for the same result
         scaled = [(y, weights.standard_normal(y.shape)) for y in _results(function(*xs))]
         recorded = [(y, asarray(w, device=y.device, dtype=y.dtype)) for y, w in scaled if y.requires_grad]
+        if not recorded:
+            raise GradientError(_UNRECORDED)
         parts = grad([y for y, _ in recorded], [xs[i] for i in checked], [w for _, w in recorded],
                      create_graph=True, allow_unused=True)  # fmt: skip
         terms = [(part * d).sum() for part, d in zip(parts, directions, strict=True) if part is not None]
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
+        return sum(terms, start=zeros((), dtype=float64, device=given[checked[0]].device))
 
     return slope
 
@@ -145,7 +169,7 @@ def _both(
     weights: list[Array] = [rng.standard_normal(y.shape) for y in results]
     recorded = [(y, asarray(w, device=y.device, dtype=y.dtype)) for y, w in zip(results, weights) if y.requires_grad]
     if not recorded and not allow_constant:
-        raise GradientError("gradcheck: the function's result does not require a gradient: an op was not recorded")
+        raise GradientError(_UNRECORDED)
     found: Sequence[Tensor | None] = [None] * len(checked)
     if recorded:
         outputs, seeds = [y for y, _ in recorded], [w for _, w in recorded]
@@ -166,6 +190,9 @@ def _differences(
         for j in checked:  # slopes of second order need leaves that record
             args[j] = asarray(moved if j == i else hosts[j], device=given[j].device).requires_grad_()
         results = _results(function(*args))
+        shapes = [y.shape for y in results], [w.shape for w in weights]
+        if shapes[0] != shapes[1]:
+            raise ShapeError(f"gradcheck: the function gave results of shapes {shapes[0]}, before {shapes[1]}")
         return float(sum((y.numpy().astype(np.float64) * w).sum() for y, w in zip(results, weights, strict=True)))
 
     result = []

@@ -14,7 +14,7 @@
 from .anomaly import detect_anomaly, watching
 from .engine import GradientMap, accumulate_with, backward, grad
 from .graph import Node, Port, Saved, SavedItems, keep, record, record_many
-from .hooks import Handle, detach_, register_hook, register_post_accumulate_grad_hook, retain_grad
+from .hooks import Handle, detach_, follow_change, register_hook, register_post_accumulate_grad_hook, retain_grad
 from .modes import enable_grad, inference_mode, is_inference, is_recording, no_grad, set_grad_enabled
 from .replay import Tape, current_tape, is_recomputing
 from .reports import GraphStats, UnusedParameter, graph_stats, unused_parameters
@@ -35,6 +35,7 @@ __all__ = [
     "detach_",
     "detect_anomaly",
     "enable_grad",
+    "follow_change",
     "grad",
     "graph_stats",
     "inference_mode",

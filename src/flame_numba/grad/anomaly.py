@@ -10,11 +10,13 @@ from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from ..devices.contexts import Contexts
 from ..errors import NonFinite
 from ..pool.recorder import is_own
 from ..tensor import Tensor
-from .modes import Mode
+from .modes import Mode, pop, push
 
 WATCH = Contexts()  # how many `detect_anomaly` blocks are open anywhere: asked at every op
 _INFINITIES: ContextVar[bool | None] = ContextVar("flame_numba_anomaly", default=None)  # None: nobody looks here
@@ -24,22 +26,24 @@ _SITES: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # node → the line t
 class detect_anomaly:
     """`with detect_anomaly():` the first op whose result, or whose gradient, holds a NaN raises NonFinite.
 
-    The message names the op and the line that called it. infinities: an infinity counts as well. Every op is followed
-    by a check that waits for the device: for finding a fault, not for training.
+    The message names the op and the line that called it. infinities: an infinity counts as well. Changes in place are
+    ops; of `x[key] = value` the value is looked at. New tensors of given values (`tensor`, `full`) are not. Every op is
+    followed by a check that waits for the device: for finding a fault, not for training.
     """
 
     def __init__(self, infinities: bool = False) -> None:
         self._infinities = infinities
-        self._outer: list[bool | None] = []
 
     def __enter__(self) -> None:
-        self._outer.append(_INFINITIES.get())
+        push(self, (_INFINITIES.get(),))
         _INFINITIES.set(self._infinities)
         WATCH.enter()
 
     def __exit__(self, *_: object) -> None:
         WATCH.leave()
-        _INFINITIES.set(self._outer.pop())
+        before = pop(self)
+        if before is not None:
+            _INFINITIES.set(before[0])
 
 
 def watching() -> bool:
@@ -68,6 +72,19 @@ def quietly(function: Callable[..., Any], args: Sequence[Any], keywords: dict[st
         return function(*args, **keywords)
 
 
+def watched_change(
+    name: str, change: Callable[..., Any], x: Tensor, args: Sequence[Any], keywords: dict[str, Any]
+) -> None:
+    """Change x in place by `change(x, …)`, and look at what it then holds."""
+    if not watching():
+        change(x, *args, **keywords)
+        return
+    with _Unwatched():
+        before = x.detach().clone()  # for saying whether it was bad already
+        change(x, *args, **keywords)
+    inspect_forward(name, (before, *args, *keywords.values()), (x,))
+
+
 def note_site(node: Any) -> None:
     """Remember which line called the op of this node."""
     if watching():
@@ -82,7 +99,7 @@ def inspect_forward(name: str, operands: Sequence[Any], results: Sequence[Any]) 
         for y in results:
             word = _found(y, infinities)
             if word:
-                raise NonFinite(f"{name}: its result of shape {y.shape} holds {word}; {_blame(operands, infinities)}; "
+                raise NonFinite(f"{name}: its result {_shape(y)} holds {word}; {_blame(operands, infinities)}; "
                                 f"called at {call_site()}")  # fmt: skip
 
 
@@ -99,7 +116,9 @@ def inspect_backward(node: Any, given: Sequence[Any], parts: Sequence[Any], infi
 
 
 def _found(x: Any, infinities: bool) -> str:
-    """What is wrong with it: '', 'a NaN' or 'an infinity'."""
+    """What is wrong with it, a tensor or a number: '', 'a NaN' or 'an infinity'."""
+    if isinstance(x, (float, np.floating)):
+        return "a NaN" if x != x else "an infinity" if infinities and abs(x) == float("inf") else ""
     if not isinstance(x, Tensor) or not x.dtype.is_floating or x.numel == 0:
         return ""
     with Mode(False):
@@ -112,8 +131,12 @@ def _blame(operands: Sequence[Any], infinities: bool) -> str:
     for i, x in enumerate(operands):
         word = _found(x, infinities)
         if word:
-            return f"its operand {i} of shape {x.shape} held {word} already"
+            return f"its operand {i} {_shape(x)} held {word} already"
     return "its operands held none"
+
+
+def _shape(x: Any) -> str:
+    return f"of shape {x.shape}" if isinstance(x, Tensor) else f"({x!r})"
 
 
 def call_site() -> str:

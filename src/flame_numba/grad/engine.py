@@ -5,12 +5,12 @@ from __future__ import annotations
 import heapq
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import DTypeError, GradientError, ShapeError
+from ..errors import DTypeError, GradientError
 from ..pool import memory_tag
-from ..tensor import Tensor
+from ..tensor import Tensor, check_gradient
 from .anomaly import inspect_backward, unwatched, watching
 from .graph import Edge, ManyNode, Node, Port, edge_of
 from .hooks import leaves_have_hooks
@@ -41,7 +41,12 @@ class GradientMap(Mapping[Tensor, Tensor]):
         try:
             return self._items[id(tensor)][1]
         except KeyError:
+            if not isinstance(tensor, Tensor):
+                raise KeyError(f"gradients are by tensor, not by {tensor!r}") from None
             raise KeyError(f"no gradient reached this tensor of shape {tensor.shape}") from None
+
+    __eq__ = object.__eq__  # the mapping's own would compare tensors element by element
+    __hash__ = object.__hash__
 
     def __contains__(self, tensor: object) -> bool:
         return id(tensor) in self._items
@@ -56,19 +61,16 @@ class GradientMap(Mapping[Tensor, Tensor]):
         return f"GradientMap({len(self)} tensors)"
 
 
-def _seed(output: Tensor, gradient: Tensor | None) -> Tensor:
+def _seed(op: str, output: Tensor, gradient: Tensor | None, create_graph: bool) -> Tensor:
     if not output.requires_grad:
-        raise GradientError("backward: the tensor does not require a gradient, so nothing was recorded for it")
+        raise GradientError(f"{op}: the tensor does not require a gradient, so nothing was recorded for it")
     if gradient is None:
         if output.numel != 1:
-            raise GradientError(f"backward: pass gradient= for an output of shape {output.shape} (only scalars have 1)")
+            raise GradientError(f"{op}: pass gradient= for an output of shape {output.shape} (only scalars have 1)")
         ones: Tensor = output.detach().ones_like()
         return ones
-    if gradient.shape != output.shape:
-        raise ShapeError(f"backward: gradient {gradient.shape} must have the output's shape {output.shape}")
-    if gradient.dtype is not output.dtype:
-        raise DTypeError(f"backward: gradient {gradient.dtype.name} must have the output's dtype {output.dtype.name}")
-    return gradient
+    check_gradient(op, gradient, output)
+    return gradient if create_graph else gradient.detach()  # of our own: it shows that the caller holds its memory
 
 
 class _Routes:
@@ -117,7 +119,7 @@ class _Sweep:
         """Add a gradient to what an edge has so far."""
         key = id(edge)
         if isinstance(edge, Tensor):
-            if self.wanted is None or key in self.wanted:
+            if edge.requires_grad if self.wanted is None else key in self.wanted:  # it may have been frozen since
                 known = self.found.get(key)
                 self.found[key] = (edge, gradient if known is None else self._sum(key, known[1], gradient))
         elif key in self.pending:
@@ -168,6 +170,8 @@ class _Sweep:
         if not self.retain_graph:
             node.release()  # now, not at the end: what it saved makes room for the gradients to come
         if self.routes is not None:
+            parts = ()
+            part = None  # let go, as above
             for edge in node.inputs:
                 if isinstance(edge, Tensor):
                     self.routes.left[id(edge)] -= 1
@@ -217,7 +221,7 @@ class _Sweep:
 
 
 def _sweep(
-    outputs: Sequence[Tensor], gradients: Sequence[Tensor | None], wanted: set[int] | None,
+    op: str, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None], wanted: set[int] | None,
     create_graph: bool, retain_graph: bool, accumulate: bool,
 ) -> dict[int, tuple[Edge, Tensor]]:  # fmt: skip
     """Gradients by id of edge: of all leaves (wanted is None), or of the wanted edges."""
@@ -225,7 +229,7 @@ def _sweep(
         starts = [edge_of(output) for output in outputs]
         sweep = _Sweep(starts, wanted, create_graph, retain_graph, accumulate)
         for edge, output, gradient in zip(starts, outputs, gradients, strict=True):
-            sweep.send(edge, _seed(output, gradient))
+            sweep.send(edge, _seed(op, output, gradient, create_graph))
         sweep.run()
     return sweep.found
 
@@ -247,21 +251,22 @@ _ALONE = _references(_slot, "held")  # what an object that only one attribute ho
 def _accumulate(tensor: Tensor, gradient: Tensor, create_graph: bool) -> Tensor:
     """Add to `.grad`; what was added.
 
-    A first gradient is kept as it is if nobody else holds its memory, and copied otherwise; later ones are added into
+    A first gradient's memory is kept if one tensor alone holds it, and copied otherwise; later ones are added into
     that memory if nobody else has got hold of `.grad` since. So gradients never share memory that is written to.
+    `.grad` is a tensor of its own over the memory: one that is on its way to a second leaf counts as a holder there.
     """
     with _GRADIENTS:
-        if tensor.grad is None:
-            if not create_graph and _references(gradient, "storage") > _ALONE:
-                gradient = gradient.clone()
-            tensor.grad = gradient
-        elif not (not create_graph and _is_ours(tensor) and _add_into(tensor.grad, gradient)):
-            tensor.grad = tensor.grad + gradient
+        if tensor._grad is None:
+            alone = not create_graph and _references(gradient, "storage") <= _ALONE
+            gradient = gradient.detach() if alone else gradient.clone()
+            tensor._grad = gradient
+        elif not (not create_graph and _is_ours(tensor) and _add_into(tensor._grad, gradient)):
+            tensor._grad = tensor._grad + gradient
         return gradient
 
 
 def _is_ours(tensor: Any) -> bool:
-    return _references(tensor, "grad") == _ALONE and _references(tensor.grad, "storage") == _ALONE
+    return _references(tensor, "_grad") == _ALONE and _references(tensor._grad, "storage") == _ALONE
 
 
 def backward(
@@ -276,13 +281,15 @@ def backward(
     GradientError if nothing was recorded, the graph was freed, or a saved tensor was changed: then no `.grad` has
     changed (unless a hook waits for it), and the pass can be repeated if the graph was to be retained.
     """
-    keep = create_graph if retain_graph is None else retain_graph
+    keep = _keeps("backward", retain_graph, create_graph)
     if inputs is None:
-        found = _sweep([output], [gradient], None, create_graph, keep, True)
+        found = _sweep("backward", [output], [gradient], None, create_graph, keep, True)
         return _as_map((edge, g) for edge, g in found.values())
-    ins = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    _check_inputs(ins, "backward")
-    found = _sweep([output], [gradient], {id(edge_of(x)) for x in ins}, create_graph, keep, True)
+    ins = {id(x): x for x in _tensors("backward", "inputs", inputs)}.values()  # one that is named twice counts once
+    for i, x in enumerate(ins):
+        if not x.requires_grad:
+            raise GradientError(f"backward: input {i} does not require a gradient")
+    found = _sweep("backward", [output], [gradient], {id(edge_of(x)) for x in ins}, create_graph, keep, True)
     reached = [(x, found[id(edge_of(x))][1]) for x in ins if id(edge_of(x)) in found]
     with Mode(create_graph):
         return _as_map((x, g if x.node is None else _accumulate(x, g, create_graph)) for x, g in reached)
@@ -295,10 +302,23 @@ def _as_map(pairs: Any) -> GradientMap:
     return result
 
 
-def _check_inputs(inputs: Sequence[Tensor], op: str) -> None:
-    for i, x in enumerate(inputs):
-        if not isinstance(x, Tensor) or not x.requires_grad:
-            raise GradientError(f"{op}: input {i} does not require a gradient")
+def _keeps(op: str, retain_graph: Any, create_graph: Any) -> bool:
+    """Whether the graph is kept. Raises DTypeError for what is no bool: a name would count as True."""
+    for name, value in (("retain_graph", retain_graph), ("create_graph", create_graph)):
+        if value.__class__ is not bool and not (value is None and name == "retain_graph"):
+            raise DTypeError(f"{op}: {name} must be True or False, got {value!r}")
+    return bool(create_graph if retain_graph is None else retain_graph)
+
+
+def _tensors(op: str, name: str, given: Any) -> tuple[Tensor, ...]:
+    """A tensor or a sequence of tensors, as a tuple. Raises DTypeError for anything else."""
+    if isinstance(given, Tensor):
+        return (given,)
+    items = tuple(given) if isinstance(given, Iterable) else (given,)
+    for x in items:
+        if not isinstance(x, Tensor):
+            raise DTypeError(f"{op}: {name} must be a tensor or a sequence of tensors, got {type(x).__name__}")
+    return items
 
 
 def grad(
@@ -315,14 +335,14 @@ def grad(
     gradients: what to weight the outputs with (1 for scalars). Only the part of the graph that leads to the inputs is
     run. Raises GradientError for an input that no output depends on, unless allow_unused (then None stands there).
     """
-    outs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
-    ins = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    keep = create_graph if retain_graph is None else retain_graph
-    seeds = (gradients,) if isinstance(gradients, Tensor) else (None,) * len(outs) if gradients is None else gradients
+    outs, ins = _tensors("grad", "outputs", outputs), _tensors("grad", "inputs", inputs)
+    keep = _keeps("grad", retain_graph, create_graph)
+    given = (None,) * len(outs) if gradients is None else gradients
+    seeds = given if isinstance(given, Sequence) else (given,)
     if len(seeds) != len(outs):
         raise GradientError(f"grad: {len(seeds)} gradients for {len(outs)} outputs")
     edges = [id(edge_of(x)) for x in ins]
-    found = _sweep(outs, tuple(seeds), set(edges), create_graph, keep, False)
+    found = _sweep("grad", outs, seeds, set(edges), create_graph, keep, False)
     missing = [x.shape for x, edge in zip(ins, edges, strict=True) if edge not in found]
     if missing and not allow_unused:
         raise GradientError(f"grad: no output depends on the inputs of shapes {missing}; pass allow_unused=True")

@@ -9,6 +9,7 @@ from weakref import ReferenceType, ref
 
 from ..errors import DTypeError, GradientError, ShapeError
 from ..tensor import Tensor
+from .modes import is_recording
 
 _NUMBERS = itertools.count()
 _LEAVES = [0]  # hooks of leaves registered and not removed: without any, the engine need not count edges
@@ -26,12 +27,15 @@ class Hooks:
 
     def apply(self, gradient: Tensor) -> Tensor:
         """The gradient after all hooks."""
+        if not self.before:
+            return gradient
         for function in list(self.before.values()):
             result = function(gradient)
             if result is not None:
                 _check(result, gradient)
                 gradient = result
-        return gradient
+        # a function may have kept what it saw or returned: a tensor of our own shows that its memory has two holders
+        return gradient if is_recording() else gradient.detach()
 
 
 class Handle:
@@ -68,7 +72,9 @@ def _check(result: Any, gradient: Tensor) -> None:
         raise DTypeError(f"hook: it returned {result.dtype.name} for a gradient of {gradient.dtype.name}")
 
 
-def _hooks(tensor: Tensor, op: str) -> Hooks:
+def _hooks(tensor: Tensor, op: str, function: Any = callable) -> Hooks:
+    if not callable(function):
+        raise DTypeError(f"{op}: expected a function of a tensor, got {function!r}")
     if not tensor.requires_grad:
         raise GradientError(f"{op}: the tensor does not require a gradient")
     owner: Any = tensor if tensor.node is None else tensor.node
@@ -83,7 +89,7 @@ def register_hook(tensor: Tensor, function: Callable[[Tensor], Tensor | None]) -
 
     What it returns, if not None, goes on in its place. Raises GradientError if the tensor requires no gradient.
     """
-    return Handle(_hooks(tensor, "register_hook").before, function, leaf=tensor.node is None)
+    return Handle(_hooks(tensor, "register_hook", function).before, function, leaf=tensor.node is None)
 
 
 def register_post_accumulate_grad_hook(tensor: Tensor, function: Callable[[Tensor], None]) -> Handle:
@@ -93,7 +99,7 @@ def register_post_accumulate_grad_hook(tensor: Tensor, function: Callable[[Tenso
     """
     if tensor.node is not None:
         raise GradientError("register_post_accumulate_grad_hook: only a leaf accumulates; use register_hook()")
-    return Handle(_hooks(tensor, "register_post_accumulate_grad_hook").after, function, leaf=True)
+    return Handle(_hooks(tensor, "register_post_accumulate_grad_hook", function).after, function, leaf=True)
 
 
 def retain_grad(tensor: Tensor) -> Tensor:
@@ -102,6 +108,18 @@ def retain_grad(tensor: Tensor) -> Tensor:
     if tensor.node is not None:
         hooks.retained = ref(tensor)
     return tensor
+
+
+def follow_change(tensor: Tensor, before: Any) -> None:
+    """Have `retain_grad` mean the new value of a tensor that changed in place; `before` is the old value's node.
+
+    Functions that were registered stay with the value that they were registered for.
+    """
+    hooks = None if before is None else before.hooks
+    if hooks is not None and hooks.retained is not None and hooks.retained() is tensor:
+        hooks.retained = None
+        if tensor.requires_grad:
+            retain_grad(tensor)
 
 
 def detach_(tensor: Tensor) -> Tensor:

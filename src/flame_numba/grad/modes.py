@@ -12,6 +12,32 @@ from ..errors import ConfigError
 from ..storage import INFERENCE, inference_here
 
 _RECORDING: ContextVar[bool] = ContextVar("flame_numba_recording", default=True)
+# (a mode that is entered here, what was before it, the same for the next outer one)
+_OUTER: ContextVar[Any] = ContextVar("flame_numba_outer", default=None)
+
+
+def push(mode: object, before: object) -> None:
+    """Remember what to go back to when this mode is left. One mode may be entered in many threads, tasks and times."""
+    _OUTER.set((mode, before, _OUTER.get()))
+
+
+def pop(mode: object) -> Any:
+    """What was remembered for the mode, here, the last time. None if it was not entered in this thread or task."""
+    top = _OUTER.get()
+    if top is not None and top[0] is mode:
+        _OUTER.set(top[2])
+        return top[1]
+    passed = []  # modes entered since and not left: a generator was suspended inside one
+    while top is not None and top[0] is not mode:
+        passed.append(top)
+        top = top[2]
+    if top is None:
+        return None
+    rest = top[2]
+    for other, before, _ in reversed(passed):
+        rest = (other, before, rest)
+    _OUTER.set(rest)
+    return top[1]
 
 
 def is_recording() -> bool:
@@ -32,14 +58,15 @@ class Mode:
 
     def __init__(self, recording: bool) -> None:
         self._recording = recording
-        self._before: list[bool] = []
 
     def __enter__(self) -> None:
-        self._before.append(_RECORDING.get())
+        push(self, _RECORDING.get())
         _RECORDING.set(self._recording)
 
     def __exit__(self, *_: object) -> None:
-        _RECORDING.set(self._before.pop())
+        before = pop(self)
+        if before is not None:
+            _RECORDING.set(before)
 
     def _again(self) -> Mode:
         """The same setting with a memory of its own: calls of a function may overlap."""
@@ -107,7 +134,7 @@ class SetMode(Mode):
         _RECORDING.set(recording)
 
     def __enter__(self) -> None:
-        self._before.append(self._first.pop() if self._first else _RECORDING.get())
+        push(self, self._first.pop() if self._first else _RECORDING.get())
         _RECORDING.set(self._recording)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,18 +149,19 @@ class InferenceMode(Mode):
     def __init__(self, on: bool = True) -> None:
         super().__init__(not on)
         self._on = on
-        self._outer: list[bool] = []
 
     def __enter__(self) -> None:
-        super().__enter__()
-        self._outer.append(inference_here.get())
+        push(self, (_RECORDING.get(), inference_here.get()))
+        _RECORDING.set(self._recording)
         inference_here.set(self._on)
         INFERENCE.enter()
 
     def __exit__(self, *_: object) -> None:
         INFERENCE.leave()
-        inference_here.set(self._outer.pop())
-        super().__exit__()
+        before = pop(self)
+        if before is not None:
+            _RECORDING.set(before[0])
+            inference_here.set(before[1])
 
     def _again(self) -> Mode:
         return InferenceMode(self._on)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..errors import GradientError
+from ..errors import DTypeError, GradientError
 from ..tensor import Tensor
 from .graph import Edge, ManyNode, Node, Saved, edge_of
 
@@ -52,11 +52,15 @@ def unused_parameters(loss: Tensor, parameters: Any) -> list[UnusedParameter]:
 
     Can be asked before or after the backward pass. Raises GradientError if nothing was recorded for the loss.
     """
+    if not isinstance(loss, Tensor):
+        raise DTypeError(f"unused_parameters: the loss must be a tensor, got {type(loss).__name__}")
     if not loss.requires_grad:
         raise GradientError("unused_parameters: the loss does not require a gradient, so nothing was recorded for it")
     reached = _leaves(edge_of(loss))
     result = []
     for name, parameter in _named(parameters):
+        if not isinstance(parameter, Tensor):
+            raise DTypeError(f"unused_parameters: parameter {name} must be a tensor, got {type(parameter).__name__}")
         if not parameter.requires_grad:
             result.append(UnusedParameter(name, parameter.shape, "it does not require a gradient"))
         elif id(edge_of(parameter)) not in reached:
@@ -84,4 +88,6 @@ def _named(parameters: Any) -> Iterable[tuple[str, Tensor]]:
         return list(parameters.items())
     if isinstance(parameters, Tensor):
         return [("0", parameters)]
+    if not isinstance(parameters, Iterable):
+        raise DTypeError(f"unused_parameters: expected a module or parameters, got {type(parameters).__name__}")
     return [(str(i), parameter) for i, parameter in enumerate(parameters)]
