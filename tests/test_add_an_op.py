@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 
 import flame_numba as fn
 from flame_numba import dtypes
+from flame_numba.kernels import formula
 from flame_numba.ops import TABLE, Entry
+from flame_numba.ops.formula_op import Elementwise
 from flame_numba.testing import LAYOUTS, check_forward, check_gradient, with_layout
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,6 +129,43 @@ def test_property_checks_find_a_wrong_formula() -> None:
         for name in ("wrong_squash", "wrong_slope"):
             if TABLE.pop(name, None):
                 delattr(fn.Tensor, name)
+
+
+def square(x, slope=2.0):
+    return math.exp(x)
+
+
+@pytest.mark.parametrize(
+    ("define", "error", "words"),
+    [
+        (lambda: fn.elementwise(np.exp)(square), fn.DTypeError, "square: does more than arithmetic"),
+        (lambda: fn.elementwise(np.exp, result="flot")(square), fn.ConfigError, 'must be "same", "float" or "bool"'),
+        (lambda: fn.elementwise(np.exp, truths=("y",))(square), fn.ConfigError, r"truths=\('y',\) must list names"),
+        (lambda: fn.elementwise(np.exp)(5), fn.DTypeError, "expected a Python function of scalars, got 5"),
+        (lambda: fn.fuse(lambda x: x.sum()), fn.DTypeError, "more than arithmetic .* has no attribute 'sum'"),
+        (lambda: fn.fuse(lambda *x: x[0]), fn.DTypeError, "must be plain parameters"),
+        (lambda: fn.fuse(lambda x: x * 2**70), fn.DTypeError, "a constant of 71 bits does not fit int64"),
+        (lambda: fn.fuse(lambda x: (x > 0) & x), fn.DTypeError, "& of a truth value and a number"),
+        (lambda: fn.fuse(lambda x: (x & 1) * 0.5), fn.DTypeError, "cut it in two"),
+        (lambda: fn.fuse(lambda x: x & 1)(fn.zeros(1)), fn.DTypeError, "not defined for float32"),
+    ],
+)
+def test_what_is_no_formula_is_refused(define, error, words):
+    with pytest.raises(error, match=words):
+        define()
+    assert "square" in TABLE and TABLE["square"].op is fn.square  # still the library's
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_partials_must_be_one_an_operand(count):
+    expr = formula.variable("x")
+    op = Elementwise("op", ("x",), expr, partials=lambda y, x: (x,) * count)
+    with pytest.raises(fn.ConfigError, match=f"op: partials gave {count} derivatives for 1 operands"):
+        op(fn.tensor([1.0]).requires_grad_()).sum().backward()
+
+
+def test_a_fused_function_keeps_its_defaults():
+    assert fn.fuse(lambda x, slope=2.0: x * slope)(fn.tensor([1.0, 3.0])).tolist() == [2, 6]
 
 
 def test_an_op_may_not_take_the_name_of_something_else_of_tensors():

@@ -1,4 +1,4 @@
-"""Every dtype to every other, against NumPy and ml_dtypes; 16-bit types bit by bit."""
+"""Every dtype to every other, against NumPy and ml_dtypes; 16-bit types bit by bit. The dtypes of fused ops."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 
 import flame_numba as fn
 from flame_numba import dtypes
+from flame_numba.ops import TABLE
 
 
 @pytest.mark.parametrize("source", dtypes.ALL, ids=str)
@@ -55,3 +56,47 @@ def test_the_gradient_of_a_cast_comes_back_in_the_tensors_dtype():
     (x.to_dtype(fn.bfloat16) * 2).sum().backward()
     assert x.grad.dtype is fn.float32
     assert x.grad.tolist() == [2, 2, 2]
+
+
+TYPED = [e for e in TABLE.values() if e.kind == "elementwise" and not any(e.op._truth_flags)]
+
+
+@pytest.mark.parametrize("entry", TYPED, ids=lambda e: e.name)
+def test_a_fused_op_has_the_dtypes_of_the_op(entry):
+    fused = fn.fuse(entry.op)
+    for dtype in dtypes.ALL:
+        kinds, values = (dtype,) * len(entry.parameters), [fn.zeros((1,), dtype=dtype)] * len(entry.parameters)
+        if dtype in entry.op.accepts:
+            assert fused._infer(kinds, values) == entry.op._infer(kinds, values), dtype
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x, y: x * 0.5, [0.5, 1.5]),
+        (lambda x, y: fn.divide(x, y), [0.5, 1.5]),
+        (lambda x, y: fn.less(x, y), [True, False]),
+        (lambda x, y: x * 0.5 > 1, [False, True]),
+        (lambda x, y: fn.logical_and(x > 1, fn.less(y, 5)), [False, True]),
+        (lambda x, y: x * y + 1, [3, 7]),
+        (lambda x, y: 2 * x == y, [True, False]),
+        (lambda x, y: fn.where(x != 1, 5, x), [1, 5]),
+        (lambda x, y: x & y | 4, [4, 6]),
+        (lambda x, y: 6 & ~x ^ y, [4, 6]),
+        (lambda x, y: (x > 1) & ~(y > 5) ^ (x == 5), [False, True]),
+        (lambda x, y: 7 // x + 7 % x, [7, 3]),
+        (lambda x, y: x * np.float32(0.5), [0.5, 1.5]),
+    ],
+)
+def test_fused_integers_give_what_the_ops_give(function, expected):
+    x, y = fn.tensor([1, 3]), fn.tensor([2, 2])
+    found, due = fn.fuse(function)(x, y), function(x, y)
+    assert found.tolist() == due.tolist() == expected and found.dtype is due.dtype
+
+
+@pytest.mark.parametrize("activation", ["gelu", "hardsigmoid", "relu"])
+def test_an_activation_of_integers(activation):
+    x, weight, bias = fn.tensor([[2]]), fn.tensor([[1]]), fn.tensor([1])
+    for b, total in ((None, 2), (bias, 3)):
+        found, due = fn.linear(x, weight, b, activation), getattr(fn, activation)(fn.tensor([[total]]))
+        assert found.dtype is due.dtype and found.tolist() == due.tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 
@@ -76,6 +77,65 @@ def test_a_changed_global_is_another_kernel(device):
     assert y.tolist() == [0, 10, 20]
 
 
+@pytest.mark.parametrize("style", ["language", "numba"])
+def test_a_kernel_sees_what_its_names_stood_for_when_it_was_made(style, device):
+    import types
+
+    settings = types.ModuleType("settings")
+    settings.table, settings.inner = np.array([1.0]), types.ModuleType("inner")
+    settings.inner.value = 1.0
+    scope = {"whole": 1, "pair": (1.0, np.array([1.0])), "array": np.array([1.0]), "settings": settings}
+    scope |= {"cuda": pytest.importorskip("numba.cuda"), "__name__": "kernels"}
+    total = "whole + helper(0.0) + settings.table[0] + settings.inner.value + cell"
+    exec(
+        "def helper(v): return v + array[0] + pair[0]\n"
+        "def make():\n"
+        "    cell = 1.0\n"
+        f"    def language(y): y[0] = {total}\n"
+        f"    def numba(y): y[cuda.grid(1)] = {total}\n"
+        "    def change():\n"
+        "        nonlocal cell\n"
+        "        cell = 3.0\n"
+        "    return language, numba, change\n",
+        scope,
+    )
+    *functions, change = scope["make"]()
+    function = functions[style == "numba"]
+    y = fn.Tensor.zeros((1,), dtype=fn.float64)
+    early = fn.ensure_kernel(device, "early", function)
+    scope["whole"], scope["pair"], scope["array"][0], settings.table[0], settings.inner.value = 3, (3.0, 3.0), 3, 3, 3.0
+    change()
+    late = fn.ensure_kernel(device, "early", function)
+    for kernel, due in ((early, 6), (late, 18)):
+        fn.launch_kernel(kernel, (1, 1), y)
+        assert y.tolist() == [due]
+
+
+def test_all_elements_of_an_array_in_a_tuple_decide():
+    def large(v):
+        return v + pair[0][0]  # noqa: F821
+
+    texts = []
+    for middle in (0, 1):
+        array = np.zeros(5000)
+        array[2500] = middle
+        texts.append(capture(type(large)(large.__code__, {"pair": (array, 1)})).text)
+    assert texts[0] != texts[1]
+
+
+def test_the_marks_of_the_parameters_are_part_of_a_kernel(device):
+    def store(y: Pointer, a):
+        y[0] = a
+
+    y = fn.Tensor.zeros((1,))
+    for mark, value, due in (("int", 2, 2), ("Number", 2.5, 2.5), (int, 3, 3)):
+        store.__annotations__["a"] = mark
+        fn.launch_kernel(fn.ensure_kernel(device, "store", store), 1, y, value)
+        assert y.tolist() == [due]
+    with pytest.raises(fn.DTypeError, match=r"a must be a whole number, got 2\.5"):
+        fn.launch_kernel(fn.ensure_kernel(device, "store", store), 1, y, 2.5)
+
+
 def test_machine_code_is_kept_on_disk_also_of_functions_without_a_file(tmp_path):
     script = (
         "import flame_numba as fn\n"
@@ -100,6 +160,35 @@ def test_machine_code_is_kept_on_disk_also_of_functions_without_a_file(tmp_path)
     assert "[0.5, 0.5, 0.5]" in said[0] and "'f'" in said[0]
     assert said[1] == "[0.5, 0.5, 0.5] [] False"  # nothing compiled, Numba not even imported
     assert "[0.25, 0.25, 0.25]" in said[2] and "'f'" in said[2]
+
+
+def test_functions_of_numbas_own_library_are_there_after_a_warm_start(tmp_path):
+    script = (
+        "import math, flame_numba as fn\n"
+        "def f(y, x): y[0] = math.gamma(x)\n"
+        "y = fn.zeros(1, device='cpu')\n"
+        "fn.launch_kernel(fn.ensure_kernel('cpu', 'f', f), 1, y, 5.0)\n"
+        "print(y.tolist())\n"
+    )
+    environment = {**os.environ, "FLAME_NUMBA_CACHE": str(tmp_path)}
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, env=environment)
+        assert (done.returncode, done.stdout.strip()) == (0, "[24.0]"), done.stderr
+
+
+def test_what_needs_python_or_raises_is_said_by_the_kernels_name():
+    def says(y, n):
+        print(n)
+
+    def raises(y, n):
+        if n > 0:
+            raise ValueError("no")
+
+    y = fn.zeros(1, device=CPU)
+    with pytest.raises(fn.KernelError, match="^says: needs Python while it runs"):
+        fn.launch_kernel(fn.ensure_kernel(CPU, "says", says), 1, y, 1)
+    with pytest.raises(fn.KernelError, match="^raises: the kernel stopped with status 1"):
+        fn.launch_kernel(fn.ensure_kernel(CPU, "raises", raises), 1, y, 1)
 
 
 def test_shared_memory_and_integers(device):
@@ -287,6 +376,46 @@ def bad_launches():
     ]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value", "words"),
+    [
+        (fn.int32, 2**63, "a: the number 9223372036854775808 does not fit int64"),
+        (fn.int64, -(2**70), "a: the number .* does not fit int64"),
+        (fn.uint8, -1, "a: the number -1 does not fit uint64"),
+        (fn.int32, 0.5, "a must be a whole number beside tensors of integers, got 0.5"),
+        (fn.int32, np.float32(2.5), "a must be a whole number"),
+        (fn.float32, 10**400, "a: the number .* does not fit float32"),
+    ],
+)
+@pytest.mark.parametrize("mark", ["Number", "int"])
+def test_numbers_that_a_kernel_cannot_hold_are_refused(mark, dtype, value, words, device):
+    def put(y, a):
+        y[0] = a
+
+    put.__annotations__["a"] = mark
+    y = fn.Tensor.zeros((1,), dtype=dtype)
+    version = y.storage.version
+    kernel = fn.ensure_kernel(device, "put", put)
+    if mark == "int" and value == -1:
+        return  # an int is an int64 beside whatever tensors
+    with pytest.raises(fn.DTypeError, match=f"^put: {words}" if mark == "Number" else "^put: a"):
+        fn.launch_kernel(kernel, 1, y, value)
+    assert y.storage.version == version
+
+
+def test_numbers_of_the_largest_size_arrive(device):
+    def put(y: Pointer, a: Number, b: int) -> None:
+        y[0], y[1] = a, b
+
+    kernel = fn.ensure_kernel(device, "put", put)
+    for dtype, number in ((fn.int64, -(2**63)), (fn.uint64, 2**64 - 1), (fn.float32, 10**37)):
+        y = fn.Tensor.zeros((2,), dtype=dtype)
+        fn.launch_kernel(kernel, 1, y, number, 2**53)
+        assert y.tolist() == [dtype.numpy.type(number), 2**53]
+    with pytest.raises(fn.DTypeError, match="axpy: a: the number .* does not fit int64"):
+        fn.launch_kernel(fn.ensure_kernel(device, "axpy", axpy), 1, fn.zeros(1), fn.ones(1), 2**64)
+
+
 @pytest.mark.parametrize("at", range(14))
 def test_bad_launches(at, device):
     arguments, error, message = bad_launches()[at]
@@ -317,6 +446,24 @@ def test_bad_code(device):
         fn.ensure_kernel(device, "", scale)
     with pytest.raises(fn.ConfigError, match="must list names of its parameters"):
         fn.ensure_kernel(device, "scale", scale, writes=["z"])
+    for settings, words in (
+        ({"writes": 5}, "writes=5 must be a list of texts"),
+        ({"writes": [5]}, r"writes=\[5\] must be a list"),
+        ({"bindings": 5}, "bindings=5 must map names"),
+        ({"options": 5}, "options=5 must be a list of texts"),
+    ):
+        with pytest.raises(fn.ConfigError, match=words):
+            fn.ensure_kernel(device, "scale", scale, **settings)
+    for threads in (0, 2.5):
+        with pytest.raises(fn.ConfigError, match=f"threads must be a whole number from 1, got {threads}"):
+            fn.Launch.over(5, threads)
+    with pytest.raises(fn.KernelError, match="unfilled: cell has no value yet"):
+
+        def unfilled(y):
+            y[0] = cell
+
+        fn.ensure_kernel(device, "unfilled", unfilled)
+        cell = 1
     with pytest.raises(fn.KernelError, match="expected a kernel of ensure_kernel"):
         fn.launch_kernel(scale, 1, y)  # type: ignore[arg-type]
 

@@ -16,7 +16,7 @@ import linecache
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,15 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 @dataclass
 class Captured:
-    """The free names of a function and of the functions that it calls."""
+    """The free names of a function and of the functions that it calls.
 
+    Functions are copies that see what their names stood for when they were captured. A kernel is compiled later, for
+    each kind of arguments: then a global may have another value, an array other elements.
+    """
+
+    function: FunctionType
     values: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)  # the same, in copies that do not change, and words
     functions: dict[str, FunctionType] = field(default_factory=dict)  # those called, each after those that it calls
     cuda: set[str] = field(default_factory=set)  # what is used of numba.cuda
     text: str = ""  # the key: equal for functions that do the same
@@ -39,9 +45,23 @@ class Captured:
 
 def capture(function: FunctionType) -> Captured:
     """All of it. Raises KernelError for what no kernel can refer to, and for two meanings of one name."""
-    found = Captured()
+    found = Captured(function)
     found.text = hashlib.sha256(_describe_function(function, found, []).encode()).hexdigest()
+    found.function = _fixed(function, found.kept)
+    found.functions = {name: _fixed(called, found.kept) for name, called in found.functions.items()}
     return found
+
+
+def _fixed(function: FunctionType, kept: dict[str, Any]) -> FunctionType:
+    """The same function, its free names fixed to what is kept of them."""
+    outside = function.__globals__
+    scope = {name: kept[name] for name in kept.keys() & outside.keys()}
+    scope |= {name: outside[name] for name in ("__name__", "__builtins__") if name in outside}
+    code, cells = function.__code__, function.__closure__ or ()
+    closure = tuple(CellType(kept[n]) if n in kept else c for n, c in zip(code.co_freevars, cells, strict=True))
+    copy = FunctionType(code, scope, function.__name__, function.__defaults__, closure or None)
+    copy.__annotations__ = function.__annotations__
+    return copy
 
 
 def _describe_function(function: FunctionType, found: Captured, callers: list[FunctionType]) -> str:
@@ -52,13 +72,20 @@ def _describe_function(function: FunctionType, found: Captured, callers: list[Fu
     for code in _codes(function.__code__):
         for name, path in _references(code):
             if name in cells:
-                value = cells[name].cell_contents
+                value = _content(cells[name], name, function)
             elif name in function.__globals__:
                 value = function.__globals__[name]
             else:
                 continue  # a builtin, or a name that the program binds
             parts.append(f"{name} = {_capture_name(name, path, value, found, [*callers, function])}")
     return "; ".join(parts)
+
+
+def _content(cell: CellType, name: str, function: FunctionType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        raise KernelError(f"{function.__name__}: {name} has no value yet") from None
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -81,10 +108,13 @@ def _capture_name(
     name: str, path: tuple[str, ...], value: Any, found: Captured, callers: list[FunctionType]
 ) -> str:  # fmt: skip
     if is_word(name, value):
+        found.kept.setdefault(name, value)
         return "a word of the language"
     if name in found.values and not _same(found.values[name], value):
         raise KernelError(f"{callers[0].__name__}: {name} means two things in it and its helpers; rename one")
     found.values[name] = value
+    if not isinstance(value, ModuleType) or _is_library(value):
+        found.kept[name] = _copied(value)
     called = plain_function(value)
     if called is not None:
         if name in found.functions:
@@ -96,24 +126,61 @@ def _capture_name(
         full = [*value.__name__.split("."), *path]
         if full[:2] == ["numba", "cuda"]:
             found.cuda.add((*full[2:], "?")[0])
-        return ".".join(full) + (_describe_member(value, path[0]) if path else "")
+        if not _is_library(value):
+            return ".".join(full) + _describe_member(value, path, found.kept.setdefault(name, ModuleType(name)))
+        return ".".join(full) + (_describe_of_library(value, path[0]) if path else "")
     if (stub := cuda_name(value)) is not None:
         found.cuda.add(stub)
     return _describe(name, value)
 
 
-def _describe_member(module: ModuleType, attribute: str) -> str:
+_LIBRARIES = {"numba", "numpy", *sys.stdlib_module_names}  # Numba knows what is in them by its name
+
+
+def _is_library(module: ModuleType) -> bool:
+    return module.__name__.partition(".")[0] in _LIBRARIES
+
+
+def _describe_of_library(module: ModuleType, attribute: str) -> str:
     value = getattr(module, attribute, None)
-    if plain_function(value) is not None and not module.__name__.startswith(("numba", "numpy")):
-        raise KernelError(f"{module.__name__}.{attribute}: import the function itself: from {module.__name__} import …")
+    if not module.__name__.startswith(("numba", "numpy")):
+        _refuse_function(module, attribute, value)
     return repr(value) if isinstance(value, _PLAIN) else ""
+
+
+def _describe_member(module: ModuleType, path: tuple[str, ...], kept: ModuleType) -> str:
+    """What module.a.b is; it is put into `kept`, a module of nothing else."""
+    if not path or not hasattr(module, path[0]):
+        return ""
+    value = getattr(module, path[0])
+    _refuse_function(module, path[0], value)
+    if not isinstance(value, ModuleType) or _is_library(value):
+        setattr(kept, path[0], _copied(value))
+        return _describe(path[0], value)
+    if not hasattr(kept, path[0]):
+        setattr(kept, path[0], ModuleType(path[0]))
+    return _describe_member(value, path[1:], getattr(kept, path[0]))
+
+
+def _refuse_function(module: ModuleType, attribute: str, value: Any) -> None:
+    if plain_function(value) is not None:
+        raise KernelError(f"{module.__name__}.{attribute}: import the function itself: from {module.__name__} import …")
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    return tuple(map(_copied, value)) if type(value) is tuple else value
 
 
 def _describe(name: str, value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {value.shape} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
+    if isinstance(value, tuple):  # repr would leave out elements of large arrays
+        elements = ", ".join(_describe(name, v) for v in value)
+        return f"{type(value).__name__} {getattr(value, '_fields', '')} ({elements})"
     text = f"{type(value).__name__} {value!r}"
-    if not isinstance(value, (*_PLAIN, tuple)) and " at 0x" in text:
+    if not isinstance(value, _PLAIN) and " at 0x" in text:
         raise KernelError(f"{name}: a kernel cannot use a {type(value).__name__}; pass it as an argument")
     return text
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
+import numpy as np
+
 from ..errors import DTypeError, GradientError
 
 _INTERNED: WeakValueDictionary[tuple[Any, ...], Expr] = WeakValueDictionary()
@@ -22,6 +24,7 @@ class Expr:
     """One value of a formula: a variable, a constant, or a primitive applied to other values."""
 
     __slots__ = ("__weakref__", "args", "op", "value")
+    __array_ufunc__ = None  # a NumPy scalar on the left leaves the operator to us
     op: str
     args: tuple[Expr, ...]
     value: Any  # a constant's number, a variable's name
@@ -63,8 +66,14 @@ class Expr:
     def __floordiv__(self, other: Operand) -> Expr:
         return apply("floordiv", self, other)
 
+    def __rfloordiv__(self, other: Operand) -> Expr:
+        return apply("floordiv", other, self)
+
     def __mod__(self, other: Operand) -> Expr:
         return apply("mod", self, other)
+
+    def __rmod__(self, other: Operand) -> Expr:
+        return apply("mod", other, self)
 
     def __pow__(self, other: Operand) -> Expr:
         return apply("pow", self, other)
@@ -90,14 +99,35 @@ class Expr:
     def __ge__(self, other: Operand) -> Expr:
         return apply("ge", self, other)
 
+    # two expressions are the same if they are one object (`is`); == compares what they will be
+    def __eq__(self, other: Operand) -> Expr:  # type: ignore[override]
+        return apply("eq", self, other)
+
+    def __ne__(self, other: Operand) -> Expr:  # type: ignore[override]
+        return apply("ne", self, other)
+
+    __hash__ = object.__hash__
+
     def __and__(self, other: Operand) -> Expr:
-        return apply("and", self, other)
+        return _bits_or_logic("&", self, other)
+
+    def __rand__(self, other: Operand) -> Expr:
+        return _bits_or_logic("&", other, self)
 
     def __or__(self, other: Operand) -> Expr:
-        return apply("or", self, other)
+        return _bits_or_logic("|", self, other)
+
+    def __ror__(self, other: Operand) -> Expr:
+        return _bits_or_logic("|", other, self)
+
+    def __xor__(self, other: Operand) -> Expr:
+        return _bits_or_logic("^", self, other)
+
+    def __rxor__(self, other: Operand) -> Expr:
+        return _bits_or_logic("^", other, self)
 
     def __invert__(self) -> Expr:
-        return apply("not", self)
+        return _bits_or_logic("~", self)
 
     def __bool__(self) -> bool:
         raise DTypeError("formula: a value is not known while tracing; write where(condition, a, b) for a choice")
@@ -121,7 +151,12 @@ def constant(value: float | int | bool) -> Expr:
 def _as_expr(value: Any) -> Expr:
     if isinstance(value, Expr):
         return value
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, (bool, int, float)):
+        if not isinstance(value, float) and not -(2**63) <= value < 2**63:
+            raise DTypeError(
+                f"formula: a constant of {value.bit_length()} bits does not fit int64; write it with a decimal point"
+            )
         return constant(value)
     raise DTypeError(f"formula: expected a scalar expression or a number, got {type(value).__name__}")
 
@@ -138,6 +173,18 @@ def apply(op: str, *args: Operand) -> Expr:
     if op == "neg" and given[0].op == "neg":
         return given[0].args[0]
     return Expr(op, given)
+
+
+# an operator on truth values, and on numbers
+_OPERATORS = {"&": ("and", "bit_and"), "|": ("or", "bit_or"), "^": ("ne", "bit_xor"), "~": ("not", "invert")}
+
+
+def _bits_or_logic(sign: str, *args: Operand) -> Expr:
+    given = tuple(map(_as_expr, args))
+    truths = sum(map(is_truth, given))
+    if 0 < truths < len(given):
+        raise DTypeError(f"formula: {sign} of a truth value and a number; compare the number first: (x != 0)")
+    return apply(_OPERATORS[sign][0 if truths else 1], *given)
 
 
 _ONE = constant(1)
@@ -231,8 +278,8 @@ _PARTIALS: dict[str, Callable[..., tuple[Expr | None, ...]]] = {
     "asinh": lambda y, a: (rsqrt(_ONE + a * a),),
     "acosh": lambda y, a: (rsqrt(a * a - _ONE),),
     "atanh": lambda y, a: (_ONE / (_ONE - a * a),),
-    "atan2": lambda y, a, b: (b / (a * a + b * b), -(a / (a * a + b * b))),
     # at the origin the slope depends on the direction: 0
+    "atan2": lambda y, a, b: _angle_partials(a, b),
     "hypot": lambda y, a, b: (where(equal(y, _ZERO), _ZERO, a / y), where(equal(y, _ZERO), _ZERO, b / y)),
     "copysign": lambda y, a, b: (where(equal(a, _ZERO), _ZERO, where(equal(a, y), _ONE, constant(-1))), None),
     "floor": lambda y, a: (None,),
@@ -241,14 +288,21 @@ _PARTIALS: dict[str, Callable[..., tuple[Expr | None, ...]]] = {
     "rint": lambda y, a: (None,),
     "mod": lambda y, a, b: (_ONE, -floor(a / b)),
     "floordiv": lambda y, a, b: (None, None),
-    "minimum": lambda y, a, b: (_share(a < b, a, b), _share(b < a, a, b)),
-    "maximum": lambda y, a, b: (_share(a > b, a, b), _share(b > a, a, b)),
+    "minimum": lambda y, a, b: (_share(a > b, a, b), _share(b > a, a, b)),
+    "maximum": lambda y, a, b: (_share(a < b, a, b), _share(b < a, a, b)),
     "where": lambda y, c, a, b: (None, where(c, _ONE, _ZERO), where(c, _ZERO, _ONE)),
 }
 
 
-def _share(wins: Expr, a: Expr, b: Expr) -> Expr:
-    return where(equal(a, b), _HALF, where(wins, _ONE, _ZERO))
+def _share(loses: Expr, a: Expr, b: Expr) -> Expr:
+    # beside a NaN neither loses: the gradient goes to both, so it is not lost in silence
+    return where(equal(a, b), _HALF, where(loses, _ZERO, _ONE))
+
+
+def _angle_partials(a: Expr, b: Expr) -> tuple[Expr, Expr]:
+    length = hypot(a, b)  # its square might overflow, or vanish
+    origin = equal(length, _ZERO)
+    return where(origin, _ZERO, b / length / length), where(origin, _ZERO, -(a / length / length))
 
 
 def _power_partials(y: Expr, a: Expr, b: Expr) -> tuple[Expr, Expr | None]:
@@ -316,6 +370,30 @@ def vjp(output: Expr, gradient: Expr, wrt: Sequence[Expr]) -> list[Expr]:
                 known = adjoint.get(id(arg))
                 adjoint[id(arg)] = term if known is None else known + term
     return [adjoint.get(id(v), _ZERO) for v in wrt]
+
+
+_OF_FLOATS = {"div", "atan2", "hypot", "copysign", "polygamma", *_CALLS} - {
+    "floor", "ceil", "trunc", "rint", "abs", "invert"
+}  # fmt: skip
+_OF_INTEGERS = {"bit_and", "bit_or", "bit_xor", "shl", "shr", "invert"}
+_TRUTHS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
+
+
+def needs_floats(expr: Expr) -> bool:
+    """Whether it means something in a floating dtype only: there is a fraction, a division, an exponential …"""
+    return any(e.op in _OF_FLOATS or (e.op == "const" and type(e.value) is float) for e in _topological([expr]))
+
+
+def needs_integers(expr: Expr) -> bool:
+    """Whether bits are counted or moved in it: it means something in integers, and mostly in truth values, only."""
+    return any(e.op in _OF_INTEGERS for e in _topological([expr]))
+
+
+def is_truth(expr: Expr) -> bool:
+    """Whether the formula's value is a truth value: a comparison, logic, or a choice between such."""
+    if expr.op == "where":
+        return is_truth(expr.args[1]) and is_truth(expr.args[2])
+    return expr.op in _TRUTHS or (expr.op == "const" and type(expr.value) is bool)
 
 
 def substitute(expr: Expr, values: dict[str, Expr]) -> Expr:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..dtypes import DType, bool_
 from .compile import Program
-from .formula import Expr, emit, variables
+from .formula import Expr, emit, is_truth, variables
 from .language import Binding, Load, LoadVector, Store, StoreVector
 
 THREADS = 256
@@ -59,18 +59,6 @@ class Map:
                 if width > 1:
                     result[f"load_vector_{x.name}"] = LoadVector(x.dtype, compute, width)
         return result
-
-
-_TRUTHS = ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not")
-
-
-def is_truth(expr: Expr) -> bool:
-    """Whether an expression gives True or False rather than a number."""
-    if expr.op == "const":
-        return isinstance(expr.value, bool)
-    if expr.op == "where":
-        return is_truth(expr.args[1]) and is_truth(expr.args[2])
-    return expr.op in _TRUTHS
 
 
 def _parameters(job: Map) -> str:

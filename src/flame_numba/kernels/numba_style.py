@@ -67,9 +67,23 @@ def check_host(name: str, captured: Captured, threads: int) -> None:
         )
 
 
+def prepare_host(name: str, image: bytes) -> None:
+    """Before machine code for the host is loaded: make the functions of Numba's own library known that it may call.
+
+    Raises KernelError for code that calls Python.
+    """
+    if b"numba_gil_ensure" in image:
+        raise KernelError(
+            f"{name}: needs Python while it runs, as print does; on the CPU device a kernel cannot have it"
+        )
+    if b"\0numba_" in image:  # a symbol: Numba's random numbers, math.gamma and others
+        from numba.core.registry import cpu_target
+
+        _ = cpu_target.target_context
+
+
 def machine_code(
     name: str,
-    function: FunctionType,
     captured: Captured,
     arguments: tuple[Argument, ...],
     kind: str,
@@ -83,7 +97,7 @@ def machine_code(
 
     def make() -> tuple[bytes, str]:
         try:
-            return _compile(name, function, captured, arguments, kind, architecture, threads, key[:16])
+            return _compile(name, captured, arguments, kind, architecture, threads, key[:16])
         except KernelError:
             raise
         except Exception as error:
@@ -94,7 +108,6 @@ def machine_code(
 
 def _compile(
     name: str,
-    function: FunctionType,
     captured: Captured,
     arguments: tuple[Argument, ...],
     kind: str,
@@ -109,7 +122,7 @@ def _compile(
     for helper_name, helper in captured.functions.items():
         body = compiler._rebind(helper, names, f"{helper_name}_{tag}")
         names[helper_name] = intrinsics.inline_function(module.MACHINE, body)
-    body = compiler._rebind(function, names, f"{name}_{tag}")
+    body = compiler._rebind(captured.function, names, f"{name}_{tag}")
     types = tuple(_type(module.MACHINE.types, a, name, kind) for a in arguments)
     if kind != "cuda":
         body = _over_threads(body, f"thread_{tag}", f"{name}_{tag}", len(arguments))

@@ -39,7 +39,10 @@ class Launch:
         count = _whole(items)
         if count is None or count < 0:
             raise ConfigError(f"launch: items must be a whole number from 0, got {items!r}")
-        return cls(max(1, min(-(-count // threads), 2**31 - 1)), threads)
+        size = _whole(threads)
+        if size is None or size < 1:
+            raise ConfigError(f"launch: threads must be a whole number from 1, got {threads!r}")
+        return cls(max(1, min(-(-count // size), 2**31 - 1)), size)
 
     @classmethod
     def of(cls, config: Any) -> Launch:

@@ -84,7 +84,10 @@ def launch_kernel(kernel: Kernel, config: Any, *arguments: Any) -> None:
             note_use(given, stream)
         if launch.shared_nbytes > _DEFAULT_SHARED_NBYTES and hasattr(executable, "allow_shared"):
             executable.allow_shared(launch.shared_nbytes)
-        executable.launch(launch.config, pack(), stream)
+        try:
+            executable.launch(launch.config, pack(), stream)
+        except KernelError as error:  # it knows the symbol only
+            raise KernelError(str(error).replace(executable.name, kernel.name)) from None
     if is_debugging():
         settle(backend, kernel.name)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
-from types import FunctionType
+from collections.abc import Iterable, Mapping, Sequence
+from types import FunctionType, NoneType
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..kernels import cuda_source, numba_style, nvrtc
 from ..kernels.captured import Captured, capture, plain_function, written
 from ..kernels.compile import Program
 from ..kernels.language import Inline, Load, Store
+from ..ops.launch import check_number
 from ..tensor import Tensor
 from .config import Launch
 from .kernel import Kernel, Pack, check_writes
@@ -54,27 +55,41 @@ def ensure_kernel(
     where = Device.parse(device)
     if not isinstance(name, str) or not name:
         raise ConfigError(f"ensure_kernel: name must be a text, got {name!r}")
+    writes = None if writes is None else _texts(name, "writes", writes)
+    options = _texts(name, "options", options)
     if isinstance(code, str):
-        return _ensure_cuda(where, name, code, writes, any_layout, parameters, tuple(options))
+        if not isinstance(parameters, (str, NoneType)):
+            raise ConfigError(f"{name}: parameters={parameters!r} must be a text, as between the parentheses in C++")
+        return _ensure_cuda(where, name, code, writes, any_layout, parameters, options)
     function = plain_function(code)
     if function is None:
         raise KernelError(f"{name}: code must be a Python function or CUDA C++ text, got {type(code).__name__}")
     if parameters is not None or options:
         raise ConfigError(f"{name}: parameters= and options= are for CUDA C++, the code is a Python function")
+    if bindings is not None and not (isinstance(bindings, Mapping) and all(isinstance(n, str) for n in bindings)):
+        raise ConfigError(f"{name}: bindings={bindings!r} must map names to what they mean")
     captured = capture(function)
     numbas = function is not code or bool(captured.cuda)
     if numbas and bindings:
         raise ConfigError(f"{name}: bindings= are for kernels in the words of flame_numba.kernels.language")
     extra = repr(sorted((bindings or {}).items()))
-    key = (where.backend, name, captured.text, numbas, None if writes is None else tuple(writes), any_layout, extra)
+    names = _parameters(name, function)
+    marks = () if numbas else tuple(str(getattr(a, "__name__", a)) for a in map(function.__annotations__.get, names))
+    key = (where.backend, name, captured.text, numbas, marks, writes, any_layout, extra)
     if key not in _KERNELS:
-        names = _parameters(name, function)
         targets = written(function) if writes is None else check_writes(name, names, writes)
         if numbas:
-            _KERNELS[key] = NumbaKernel(where, name, names, targets, function, captured)
+            _KERNELS[key] = NumbaKernel(where, name, names, targets, captured)
         else:
-            _KERNELS[key] = LanguageKernel(where, name, names, targets, function, captured, bindings or {}, any_layout)
+            _KERNELS[key] = LanguageKernel(where, name, names, targets, marks, captured, bindings or {}, any_layout)
     return _KERNELS[key]
+
+
+def _texts(name: str, what: str, given: Any) -> tuple[str, ...]:
+    listed = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (None,)
+    if not all(isinstance(text, str) for text in listed):
+        raise ConfigError(f"{name}: {what}={given!r} must be a list of texts")
+    return listed
 
 
 def _parameters(name: str, function: FunctionType) -> tuple[str, ...]:
@@ -93,15 +108,15 @@ class LanguageKernel(Kernel):
     """A function in the words of `kernels/language.py`: pointers, and numbers of one type that it computes in."""
 
     def __init__(
-        self, device: Device, name: str, parameters: Sequence[str], writes: frozenset[str], function: FunctionType,
+        self, device: Device, name: str, parameters: Sequence[str], writes: frozenset[str], marks: Sequence[str],
         captured: Captured, bindings: Mapping[str, Any], any_layout: bool,
     ) -> None:  # fmt: skip
         super().__init__(device, name, parameters, writes)
         self.any_layout = any_layout
-        self._function, self._captured = function, captured
+        self._captured = captured
         self._bindings = dict(bindings)
-        self._kinds = [str(getattr(a, "__name__", a)) for a in map(function.__annotations__.get, parameters)]
-        used = function.__code__.co_names
+        self._kinds = list(marks)  # the names of the annotations
+        used = captured.function.__code__.co_names
         for at, parameter in enumerate(parameters):
             if f"load_{parameter}" in used or f"store_{parameter}" in used:
                 self._kinds[at] = "Pointer"
@@ -116,11 +131,11 @@ class LanguageKernel(Kernel):
             a.dtype if isinstance(a, Tensor) else self._number_kind(p, a, annotation)
             for p, a, annotation in zip(self.parameters, arguments, self._kinds, strict=True)
         )
-        key = (kinds, launch.threads)
-        executable = self.executable(
-            key, lambda: compiler.load(self.program(kinds, launch.threads), self.device.backend)
-        )
-        values = [self._number(k, a) if isinstance(k, str) else a for k, a in zip(kinds, arguments, strict=True)]
+        values = [
+            self._number(p, k, a, kinds) if isinstance(k, str) else a
+            for p, k, a in zip(self.parameters, kinds, arguments, strict=True)
+        ]
+        executable = self.executable((kinds, launch.threads), lambda: self._load(kinds, launch.threads))
         return executable, lambda: tuple([a.address if isinstance(a, Tensor) else a for a in values])
 
     def _number_kind(self, parameter: str, value: Any, annotation: str) -> str:
@@ -132,8 +147,18 @@ class LanguageKernel(Kernel):
             return "int"
         return "number"
 
-    def _number(self, kind: str, value: Any) -> Any:
-        return int(value) if kind == "int" or isinstance(value, int) else float(value)
+    def _number(self, parameter: str, kind: str, value: Any, kinds: tuple[DType | str, ...]) -> Any:
+        compute = dtypes.int64 if kind == "int" else _compute_type([k for k in kinds if isinstance(k, DType)])
+        if not compute.is_floating and not isinstance(value, int):
+            raise self.fail(parameter, f"must be a whole number beside tensors of integers, got {value!r}")
+        return check_number(value, compute, f"{self.name}: {parameter}")
+
+    def _load(self, kinds: tuple[DType | str, ...], threads: int) -> Executable:
+        backend, program = self.device.backend, self.program(kinds, threads)
+        image, entry = compiler.machine_code(program, backend.kind, backend.architecture)
+        if backend.kind == "cpu":
+            numba_style.prepare_host(self.name, image)
+        return backend.load(image, entry, program.signature)
 
     def program(self, kinds: tuple[DType | str, ...], threads: int) -> Program:
         """The kernel for these element types and kinds of numbers."""
@@ -152,8 +177,9 @@ class LanguageKernel(Kernel):
         bindings.update(self._bindings)
         bindings.update({n: Inline(f) for n, f in self._captured.functions.items() if n not in self._bindings})
         return Program(
-            _label(self.name), kinds, compute, bindings, self._function, threads=threads, identity=self._captured.text
-        )
+            _label(self.name), kinds, compute, bindings, self._captured.function, threads=threads,
+            identity=self._captured.text,
+        )  # fmt: skip
 
 
 def _compute_type(tensors: list[DType]) -> DType:
@@ -174,11 +200,10 @@ class NumbaKernel(Kernel):
     any_layout = True
 
     def __init__(
-        self, device: Device, name: str, parameters: Sequence[str], writes: frozenset[str], function: FunctionType,
-        captured: Captured,
-    ) -> None:  # fmt: skip
+        self, device: Device, name: str, parameters: Sequence[str], writes: frozenset[str], captured: Captured
+    ) -> None:
         super().__init__(device, name, parameters, writes)
-        self._function, self._captured = function, captured
+        self._captured = captured
         if device.kind == "cpu":
             numba_style.check_host(name, captured, threads=1)
 
@@ -188,12 +213,16 @@ class NumbaKernel(Kernel):
             numba_style.check_host(self.name, self._captured, launch.threads)
         wide = any(isinstance(a, Tensor) and a.dtype is dtypes.float64 for a in arguments)
         kinds = tuple([_numba_argument(a, wide) for a in arguments])
+        for parameter, value, kind in zip(self.parameters, arguments, kinds, strict=True):
+            if kind == "int64":
+                check_number(value, dtypes.int64, f"{self.name}: {parameter}")
 
         def load() -> Executable:
             image, entry = numba_style.machine_code(
-                _label(self.name), self._function, self._captured, kinds, backend.kind, backend.architecture,
-                launch.threads,
-            )  # fmt: skip
+                _label(self.name), self._captured, kinds, backend.kind, backend.architecture, launch.threads
+            )
+            if backend.kind == "cpu":
+                numba_style.prepare_host(self.name, image)
             return backend.load(image, entry, numba_style.letters(kinds, backend.kind))
 
         executable = self.executable((kinds, launch.threads if backend.kind == "cuda" else 1), load)
@@ -247,7 +276,7 @@ def _cuda_argument(kernel: Kernel, parameter: cuda_source.Parameter, value: Any)
     if isinstance(value, Tensor):
         raise kernel.fail(parameter.name, "must be a number, got a tensor")
     if dtype.is_floating:
-        return float(value)
+        return check_number(value, dtype, f"{kernel.name}: {parameter.name}")
     if not isinstance(value, int):
         raise kernel.fail(parameter.name, f"must be a whole number, got {value!r}")
     bits = 8 * dtype.itemsize
@@ -259,12 +288,12 @@ def _cuda_argument(kernel: Kernel, parameter: cuda_source.Parameter, value: Any)
 
 
 def _ensure_cuda(
-    device: Device, name: str, source: str, writes: Sequence[str] | None, any_layout: bool, parameters: str | None,
+    device: Device, name: str, source: str, writes: tuple[str, ...] | None, any_layout: bool, parameters: str | None,
     options: tuple[str, ...],
 ) -> Kernel:  # fmt: skip
     if device.kind != "cuda":
         raise KernelError(f"{name}: CUDA C++ runs on CUDA devices, not on {device}; a Python function runs on both")
-    key = (device.backend, name, source, None if writes is None else tuple(writes), any_layout, parameters, options)
+    key = (device.backend, name, source, writes, any_layout, parameters, options)
     if key not in _KERNELS:
         declared = cuda_source.parameters(name, source) if parameters is None else cuda_source.parse(name, parameters)
         names = [p.name for p in declared]
