@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import flame_numba as fn
 from flame_numba.dtypes import DType
+from flame_numba.ops.random import _check_weights
 from flame_numba.tensor import Tensor
 
 
@@ -55,4 +56,9 @@ def dropout(dtype: DType) -> None:
     _backward(fn.dropout(_floating(dtype, 1000), 0.1))
 
 
-BY_HAND = (row_norms, channel_norms, class_losses, dropout)
+def weights(dtype: DType) -> None:
+    for n in (10, 50_000):
+        _check_weights(Tensor.empty((4, n), dtype=dtype))
+
+
+BY_HAND = (row_norms, channel_norms, class_losses, dropout, weights)

@@ -166,6 +166,7 @@ def test_mixed_dtypes_promote_and_autocast_lowers():
         (((1, 2, 4), (1, 3, 4), (1, 2, 4)), r"k.shape\[-2\] must equal v.shape\[-2\]"),
         (((4, 2, 4), (2, 3, 4), (1, 3, 4)), "same heads"),
         (((3, 2, 4), (2, 3, 4), (2, 3, 4)), "divide"),
+        (((2, 3, 4), (0, 3, 4), (0, 3, 4)), "divide"),
         (((2, 1, 2, 4), (3, 1, 2, 4), (3, 1, 2, 4)), "broadcast"),
     ],
 )
@@ -188,6 +189,9 @@ def test_other_mistakes():
         fn.attention(q, k, v, causal="left")
     with pytest.raises(fn.ConfigError, match="dropout"):
         fn.attention(q, k, v, dropout=1.0)
+    for wrong in ({"dropout": "a"}, {"scale": "a"}, {"dropout": 0.5, "generator": 3}):
+        with pytest.raises(fn.DTypeError, match=list(wrong)[-1]):
+            fn.attention(q, k, v, **wrong)
 
 
 def test_a_saved_operand_that_changes_is_noticed():

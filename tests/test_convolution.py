@@ -147,6 +147,10 @@ X, W = (2, 4, 6, 6), (6, 4, 3, 3)
         (lambda x, w: fn.conv_transpose2d(x, w), fn.ShapeError, "do not fit"),
         (lambda x, w: fn.conv_transpose2d(x, w[:4], output_padding=1), fn.ShapeError, "output_padding"),
         (lambda x, w: fn.conv_transpose2d(x, w[:4], padding=9), fn.ShapeError, "not empty"),
+        (lambda x, w: fn.conv_transpose2d(x, fn.ones(())), fn.ShapeError, "do not fit"),
+        (lambda x, w: fn.conv2d(x, w[:, :, :0]), fn.ShapeError, "must not be empty"),
+        (lambda x, w: fn.conv_transpose2d(x, w[:4, :, :0]), fn.ShapeError, "must not be empty"),
+        (lambda x, w: fn.conv2d(x, w, groups="1"), fn.DTypeError, "groups"),
     ],
 )
 def test_what_is_refused(call: Any, error: type[Exception], words: str) -> None:

@@ -66,10 +66,13 @@ def keys(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple:
 
 
 def as_key(key: tuple, kind: str) -> tuple:
-    """The key with its arrays as tensors or lists."""
-    change = {"tensor": fn.asarray, "array": lambda a: a, "list": lambda a: a.tolist() if a.ndim and a.size else a}[
-        kind
-    ]
+    """The key with its arrays as tensors, lists or tuples."""
+    change = {
+        "tensor": fn.asarray,
+        "array": lambda a: a,
+        "list": lambda a: a.tolist() if a.ndim and a.size else a,
+        "tuple": lambda a: tuple(a.tolist()) if a.ndim and a.size else a,
+    }[kind]
     return tuple(change(k) if isinstance(k, np.ndarray) else k for k in key)
 
 
@@ -84,7 +87,7 @@ def test_reading_is_numpys(data):
     except IndexError:
         return
     x = with_layout(host, data.draw(st.sampled_from(LAYOUTS)))
-    found = x[as_key(key, data.draw(st.sampled_from(["tensor", "array", "list"])))]
+    found = x[as_key(key, data.draw(st.sampled_from(["tensor", "array", "list", "tuple"])))]
     assert found.shape == expected.shape
     assert np.array_equal(found.numpy(), expected)
 
@@ -189,6 +192,7 @@ def test_a_basic_key_is_a_view_and_an_index_is_a_copy():
         (lambda x: x[fn.asarray([0, 3])], fn.IndexOutOfRange, r"3 at 1, for axis 0 of size 3"),
         (lambda x: x[:, fn.asarray([[0, -5]])], fn.IndexOutOfRange, r"-5 at \(0, 1\), for axis 1 of size 4"),
         (lambda x: x[[0, 1], [0, 9]], fn.IndexOutOfRange, "index: .*9 at 1, for axis 1 of size 4"),
+        (lambda x: x[[[0], [1, 2]]], fn.ShapeError, "rows differ in length"),
         (lambda x: x[[0, 1], [0, 1, 2]], fn.ShapeError, "do not broadcast"),
         (lambda x: x[fn.asarray(np.ones(4, bool))], fn.IndexOutOfRange, r"mask of shape \(4,\) does not fit axes 0"),
         (lambda x: fn.zeros((0, 2))[fn.asarray([0])], fn.IndexOutOfRange, "is empty"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -33,7 +35,7 @@ OPERANDS = {
 BITS = [name for name in INPLACE if name.startswith("bitwise_")]
 NAMES = [name for name in INPLACE if name not in BITS]
 RANDOM = ("uniform_", "normal_")
-TWINS = {"sub_": "subtract", "mul_": "multiply", "div_": "divide", "neg_": "negative"}
+TWINS = {"sub_": "subtract", "mul_": "multiply", "div_": "divide", "neg_": "negative", "clamp_": "clip"}
 
 
 def operands(name):
@@ -109,6 +111,97 @@ def test_gradients_are_its_twins(name):
         assert a is None or np.allclose(a.numpy(), b.numpy(), equal_nan=True)
 
 
+def with_signatures():
+    """Ops in place that a user may call by keywords: those whose twin names its operands."""
+    entries = {name: TABLE.get(TWINS.get(name, name[:-1])) for name in OPERANDS}
+    return [name for name, entry in entries.items() if entry is not None and OPERANDS[name]]
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("name", with_signatures())
+def test_its_operands_have_the_names_and_the_number_of_its_twins(name, recorded):
+    op, args = TABLE[TWINS.get(name, name[:-1])].op, operands(name)
+    parameters = list(inspect.signature(inspect.unwrap(op)).parameters)[1:]
+    x = fn.asarray(values()).requires_grad_(recorded)
+    named = dict(zip(parameters, args, strict=False))
+    assert np.array_equal(getattr(x * 1, name)(**named).numpy(), twin(name, x, *args).numpy())
+    with pytest.raises(TypeError):
+        getattr(x * 1, name)(*args, *[1] * (len(parameters) - len(args)), 1)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda x: x.fill_(None), fn.DTypeError, "fill_: expected a number, got None"),
+        (lambda x: x.fill_("1"), fn.DTypeError, "fill_: expected a number, got '1'"),
+        (lambda x: x.fill_(1j), fn.DTypeError, "fill_: expected a number"),
+        (lambda x: x.fill_(10**400), fn.DTypeError, "fill_: the number 1000.* does not fit float64"),
+        (lambda x: x.copy_(1.0), fn.DTypeError, "copy_: source must be a tensor, got float"),
+        (lambda x: x.copy_(None), fn.DTypeError, "copy_: source must be a tensor"),
+        (lambda x: x.masked_fill_(None, 1), fn.DTypeError, "masked_fill_: mask must be a tensor, got NoneType"),
+        (lambda x: x.masked_fill_([True], 1), fn.DTypeError, "masked_fill_: mask must be a tensor, got list"),
+        (lambda x: x.masked_fill_(MASK, fn.ones((3,))), fn.ShapeError, "masked_fill_?: the value must be a number"),
+        (lambda x: x.index_add_(0, ROWS, None), fn.DTypeError, "index_add_: source must be a tensor or a number"),
+        (lambda x: x.index_fill_(0, ROWS, SOURCE), fn.ShapeError, "index_fill_?: the value must be a number or 0-d"),
+        (lambda x: x.uniform_(2, 1), fn.ConfigError, "uniform_: needs low ≤ high"),
+        (lambda x: x.normal_(std=-1), fn.ConfigError, "normal_: std must be ≥ 0, got -1.0"),
+    ],
+)
+def test_operands_are_checked_whether_it_is_recorded_or_not(call, error, message, recorded):
+    x = fn.asarray(values()).requires_grad_(recorded) * 1
+    with pytest.raises(error, match=message):
+        call(x)
+    assert np.array_equal(x.numpy(), values())
+
+
+def test_numpy_scalars_are_numbers():
+    for dtype, number in ((fn.int64, np.int64(3)), (fn.bool, np.bool_(True)), (fn.bfloat16, np.float32(3))):
+        x, mask, first = fn.zeros((2,), dtype=dtype), fn.asarray([True, False]), fn.asarray([0])
+        assert x.fill_(number).tolist() == [number] * 2
+        assert fn.zeros_like(x).masked_fill_(mask, number).tolist() == [number, 0]
+        assert fn.zeros_like(x).index_fill_(0, first, number).tolist() == [number, 0]
+
+
+@pytest.mark.parametrize("dtype", [fn.int8, fn.uint8, fn.int32, fn.int64, fn.uint64])
+def test_numbers_out_of_the_range_of_the_dtype_are_refused(dtype):
+    """An element holds the ends of its dtype's range; what is beyond raises instead of wrapping."""
+    limits = np.iinfo(dtype.numpy)
+    x, mask, first = fn.zeros((2,), dtype=dtype), fn.asarray([True, True]), fn.asarray([0])
+    writes = {
+        "full": lambda v: fn.full((2,), v, dtype=dtype),
+        "fill_": lambda v: x.clone().fill_(v),
+        "masked_fill_": lambda v: x.clone().masked_fill_(mask, v),
+        "index_fill": lambda v: fn.index_fill(x, 0, first, v),
+        "x.key. = value": lambda v: x.clone().__setitem__(0, v),
+        r"x\[key\] = value": lambda v: x.clone().__setitem__(mask, v),
+    }
+    for name, write in writes.items():
+        for number in (int(limits.min), int(limits.max)):
+            y = write(number)
+            assert y is None or y[0].item() == number
+        for number in (int(limits.min) - 1, int(limits.max) + 1, 10**400):
+            with pytest.raises(fn.DTypeError, match=f"{name}: the number .* does not fit {dtype.name}"):
+                write(number)
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(fn.DTypeError, match="full: the number .* does not fit"):
+            fn.full((2,), number, dtype=dtype)
+
+
+def test_memory_of_another_library_refuses_a_recorded_change():
+    """The change would go to new memory, where the other library does not see it."""
+    w = fn.ones((3,)).requires_grad_()
+    host = np.zeros(3, np.float32)
+    x = fn.asarray(host, copy=False, device="cpu")
+    for change in (lambda: x.add_(w), lambda: x.__setitem__(0, w[0]), lambda: x.fill_(w[0])):
+        with pytest.raises(fn.GradientError, match="another library shares the memory"):
+            change()
+    with fn.no_grad():
+        x.add_(w)
+    assert host.tolist() == x.tolist() == [1, 1, 1]
+    assert x.clone().add_(w).requires_grad
+
+
 def test_a_filled_tensor_keeps_no_gradient_of_its_old_value():
     w = fn.ones((3,)).requires_grad_()
     c = fn.asarray(2.0).requires_grad_()
@@ -143,9 +236,10 @@ def test_random_values():
         assert np.array_equal(x.uniform_(2, 3, generator=g).numpy() >= 2, np.ones(shape, bool))
         x[::-1].normal_(5.0, 0.0)
         assert np.all(x.numpy() == 5)
+        assert x.uniform_(low=2, high=3).numpy().min() >= 2 and np.all(x.normal_(mean=5, std=0).numpy() == 5)
     a, b = fn.zeros((7,)).normal_(generator=fn.Generator(1)), fn.randn((7,), generator=fn.Generator(1))
     assert np.array_equal(a.numpy(), b.numpy())
-    with pytest.raises(fn.DTypeError, match="uniform_: needs a floating tensor"):
+    with pytest.raises(fn.DTypeError, match="uniform_: needs a floating dtype, got int64"):
         fn.arange(3).uniform_()
 
 

@@ -118,6 +118,23 @@ def test_modulation_is_rounded_once() -> None:
 
 
 @pytest.mark.parametrize(
+    "norm",
+    [
+        fn.layer_norm, fn.rms_norm, lambda x: fn.group_norm(x, 1),
+        lambda x: fn.batch_norm(x.reshape((4, 1)), training=True).reshape((1, 4)),
+        lambda x: fn.layer_norm_modulate(x, *fn.zeros((2, 4), dtype=x.dtype)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1.0, 120.0])
+def test_squares_beyond_f16_leave_the_gradient_that_is_differentiated_again(norm, size: float) -> None:
+    x = leaf(np.array([[300.0, -350.0, 500.0, 20.0]]) * size, fn.float16)
+    weights = fn.asarray([[1.0, 2.0, 3.0, 4.0]], dtype=fn.float16)
+    (once,), (again,) = (fn.grad(norm(x), x, weights, create_graph=create) for create in (False, True))
+    np.testing.assert_allclose(again.detach().numpy(), once.numpy(), rtol=2e-3, atol=1e-7)
+    assert once.numpy().any()
+
+
+@pytest.mark.parametrize(
     "call, message",
     [
         (lambda: fn.group_norm(fn.ones((2, 6, 3)), 4), r"group_norm: groups=4 must divide the 6 channels"),
@@ -172,6 +189,31 @@ def test_wrong_options_and_dtypes() -> None:
         fn.cross_entropy(x, fn.zeros((2,), dtype=fn.int64), leaf(normal(3), fn.float32))
 
 
+@pytest.mark.parametrize("name, keyword", [
+    ("layer_norm", "eps"), ("rms_norm", "eps"), ("normalize", "p"), ("batch_norm", "momentum"), ("dropout", "p"),
+])  # fmt: skip
+def test_what_is_no_number_is_refused_by_name(name: str, keyword: str) -> None:
+    for wrong in ("a", None, fn.ones(1)):
+        with pytest.raises(fn.DTypeError, match=f"{name}: {keyword} must be a number"):
+            getattr(fn, name)(fn.ones((2, 3)), **{keyword: wrong})
+
+
+def test_batch_norm_moves_only_what_can_be_moved() -> None:
+    x, mean, var = leaf(normal(5, 2)), fn.zeros((2,), dtype=fn.float64), fn.ones((2,), dtype=fn.float64)
+    wanted = leaf(np.ones(2))
+    for running, error in (
+        ((fn.broadcast_to(mean[:1], (2,)), var), fn.ShapeError),
+        ((mean, wanted), fn.GradientError),
+        ((mean, wanted * 2), fn.GradientError),
+    ):
+        with pytest.raises(error, match="batch_norm, running_"):
+            fn.batch_norm(x, *running, training=True)
+    assert mean.tolist() == [0, 0] and wanted.tolist() == [1, 1]
+    with fn.no_grad():
+        fn.batch_norm(x, mean, wanted, training=True)
+    assert wanted.tolist() != [1, 1]
+
+
 # --- softmax and losses -------------------------------------------------------------------------------------------
 def test_masked_logits_have_probability_and_gradient_0() -> None:
     x = leaf(np.array([[1.0, -np.inf, 2.0, -np.inf], [0.0, 1.0, 2.0, 3.0]]))
@@ -182,6 +224,42 @@ def test_masked_logits_have_probability_and_gradient_0() -> None:
     loss = fn.cross_entropy(x, fn.asarray(np.array([2, 3])))
     assert np.isfinite(loss.item()) and np.isfinite(gradients(loss, x)[0]).all()
     assert np.isnan(fn.softmax(fn.full((2, 3), -math.inf)).numpy()).all()
+
+
+def test_an_offset_of_the_logits_costs_no_digits() -> None:
+    for a, b in ((1e7, 1e7 + 1), (6e4, 6e4), (-1e7, -1e7 - 2)):
+        x, label = leaf(np.array([[a, b]]), fn.float32), fn.asarray([0])
+        p = 1 / (1 + np.exp([b - a, a - b]))
+        np.testing.assert_allclose(fn.log_softmax(x).numpy(), [np.log(p)], rtol=1e-6)
+        for smoothing in (0.0, 0.2):
+            q = np.array([1 - smoothing / 2, smoothing / 2])
+            loss = fn.cross_entropy(x, label, label_smoothing=smoothing)
+            np.testing.assert_allclose(loss.item(), -(q * np.log(p)).sum(), rtol=1e-6)
+            (dx,) = fn.grad(loss, x)
+            np.testing.assert_allclose(dx.numpy(), [p - q], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss", [fn.cross_entropy, fn.nll_loss])
+@pytest.mark.parametrize("weight", [None, 0.0])
+def test_the_mean_over_ignored_labels_has_the_gradient_0(loss, weight: float | None) -> None:
+    x, labels = leaf(normal(2, 3)), fn.asarray([2, 2])
+    w = None if weight is None else fn.zeros((3,), dtype=fn.float64)
+    y = loss(x, labels, w, ignore_index=2 if weight is None else -100)
+    assert math.isnan(y.item())
+    for create_graph in (False, True):
+        assert fn.grad(y, x, create_graph=create_graph, retain_graph=True)[0].tolist() == [[0.0] * 3] * 2
+
+
+def test_huber_loss_at_infinity() -> None:
+    x, t = leaf(np.array([2.0, -math.inf, math.inf, 0.5])), fn.zeros((4,), dtype=fn.float64)
+    for delta, values, slopes in (
+        (math.inf, [2, math.inf, math.inf, 0.125], [2, -math.inf, math.inf, 0.5]),
+        (1.0, [1.5, math.inf, math.inf, 0.125], [1, -1, 1, 0.5]),
+    ):
+        loss = fn.huber_loss(x, t, "none", delta)
+        assert loss.tolist() == values
+        for create_graph in (False, True):
+            assert fn.grad(loss.sum(), x, create_graph=create_graph, retain_graph=True)[0].tolist() == slopes
 
 
 def test_ignored_labels_count_for_nothing() -> None:
@@ -235,11 +313,26 @@ def test_the_mean_of_no_losses_is_nan() -> None:
 
 
 # --- activations --------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["relu", "relu6", "hardtanh", "elu", "selu", "celu", "mish", "gelu", "softsign"])
-def test_derivatives_are_finite_where_a_branch_overflows(name: str) -> None:
-    x = leaf(np.array([-1e30, -1e3, -90.0, 0.0, 90.0, 1e3, 1e30]), fn.float32)
-    dx = gradients(getattr(fn, name)(x), x)[0]
-    assert np.isfinite(dx).all()
+@pytest.mark.parametrize(
+    "name",
+    ["relu", "relu6", "hardtanh", "hardswish", "elu", "selu", "celu", "silu", "mish", "gelu", "gelu_tanh", "softsign"],
+)
+@pytest.mark.parametrize("dtype", [fn.float32, fn.bfloat16, fn.float64])
+def test_derivatives_are_finite_where_a_branch_overflows(name: str, dtype: fn.DType) -> None:
+    x = leaf(np.array([-1e30, -1e20, -1e3, -90.0, 0.0, 90.0, 1e3, 1e15, 1e20, 1e30]), dtype)
+    (dx,) = fn.grad(getattr(fn, name)(x).sum(), x, create_graph=True)
+    assert np.isfinite(dx.detach().numpy().astype(float)).all()
+    if name != "softsign" and dx.requires_grad:  # its second derivative is 1/∞³ there
+        (ddx,) = fn.grad(dx.sum(), x)
+        assert np.isfinite(ddx.numpy().astype(float)).all()
+
+
+@pytest.mark.parametrize("name", ["relu", "relu6", "hardtanh", "hardsigmoid", "hardswish", "gelu_tanh"])
+def test_derivatives_at_infinity(name: str) -> None:
+    x = leaf(np.array([-math.inf, math.inf]))
+    y = getattr(fn, name)(x)
+    assert y.numpy()[0] in (0, -1) and not math.isnan(y.numpy()[1])
+    assert fn.grad(y.sum(), x)[0].tolist() == [0, 1 if name in ("relu", "hardswish", "gelu_tanh") else 0]
 
 
 def test_defaults_and_names_of_an_elementwise_op() -> None:

@@ -99,6 +99,14 @@ def test_mistakes():
         fn.rope(x, fn.zeros((4, 2)), fn.zeros((4, 2)))
     with pytest.raises(fn.ShapeError, match="half"):
         fn.rope(x, fn.zeros((3, 3)), fn.zeros((3, 3)))
+    for table in (fn.zeros(()), fn.zeros((2,)), fn.zeros((1, 2))):
+        with pytest.raises(fn.ShapeError, match="rope"):
+            fn.rope(x, table, table)
+    for steps in (fn.zeros((1,)), fn.zeros((2, 1)), fn.zeros(())):
+        with pytest.raises(fn.ShapeError, match=r"rope: positions .* S=3"):
+            fn.rope(x, positions=steps)
+    with pytest.raises(fn.ConfigError, match="sinusoidal_positions: n"):
+        fn.sinusoidal_positions(-1, 4)
     with pytest.raises(fn.AxisError, match="last"):
         fn.rope(x, axis=-1)
     with pytest.raises(fn.ShapeError, match="needs"):

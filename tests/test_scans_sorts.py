@@ -279,6 +279,15 @@ def test_permutation_is_one_and_repeats():
         fn.permutation(-1)
 
 
+@pytest.mark.parametrize("replacement", [False, True])
+@pytest.mark.parametrize("weights", [[-1.0, 2, 1], [1, np.nan, 1], [0, 0, 0], [1e308] * 3, [np.inf, 1, 1]])
+def test_multinomial_refuses_what_are_no_weights(weights, replacement):
+    p = fn.asarray(np.array([[1.0, 2, 3], weights]))
+    with pytest.raises(fn.ConfigError, match="multinomial: weights"):
+        fn.multinomial(p, 2, replacement)
+    assert fn.multinomial(p[:1], 2, replacement).shape == (1, 2)  # no fault is left behind
+
+
 def test_multinomial_follows_the_weights():
     generator = fn.Generator(1)
     p = fn.tensor([[0.0, 1.0, 3.0, 0.0], [2.0, 0.0, 0.0, 2.0]])

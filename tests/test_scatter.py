@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flame_numba as fn
+from flame_numba.dtypes import INTEGERS
 from flame_numba.ops import lines
 from flame_numba.testing import LAYOUTS, with_layout
 
@@ -112,9 +113,37 @@ def test_bits_repeat_with_many_equal_indices(way):
 
 
 def test_a_padding_row_gets_no_gradient():
-    weight = fn.ones((4, 2)).requires_grad_()
-    fn.embedding(fn.asarray([1, 2, 2, 0]), weight, padding_idx=-2).sum().backward()
-    assert weight.grad.tolist() == [[1, 1], [1, 1], [0, 0], [0, 0]]
+    for padding, dtype in ((-2, fn.int8), (2, fn.int64), (2, fn.uint8)):
+        weight = fn.ones((4, 2)).requires_grad_()
+        last = 2 if dtype is fn.uint8 else -2  # the same row, counted from its end
+        fn.embedding(fn.asarray([1, 2, last, 0], dtype=dtype), weight, padding_idx=padding).sum().backward()
+        assert weight.grad.tolist() == [[1, 1], [1, 1], [0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_mean_of_16_bits_is_of_a_sum_beyond_them(own):
+    x, index = fn.asarray([100.0], dtype=fn.float16), fn.asarray([0] * 3000)
+    y = fn.scatter_reduce(x, 0, index, fn.full((3000,), 100.0, dtype=fn.float16), "mean", include_self=own)
+    assert y.dtype is fn.float16 and y.item() == 100
+
+
+def test_a_mask_that_takes_nothing_needs_no_source():
+    x, none = fn.asarray([1.0, 2.0]), fn.zeros((0,))
+    y = fn.masked_scatter(x, fn.asarray([False, False]), none)
+    assert y.tolist() == [1, 2] and y.storage is not x.storage
+    with pytest.raises(fn.IndexOutOfRange, match="masked_scatter"), at_once():
+        fn.masked_scatter(x, fn.asarray([False, True]), none)
+
+
+def test_one_hot_takes_every_integer():
+    for dtype in INTEGERS:
+        assert fn.one_hot(fn.asarray([1], dtype=dtype), 3).tolist() == [[0, 1, 0]]
+
+
+def test_a_number_may_be_the_source():
+    x, index = fn.asarray([1.0, 2.0]).requires_grad_(), fn.asarray([1])
+    assert fn.index_add(x, 0, index, 3.0).tolist() == x.detach().clone().index_add_(0, index, 3.0).tolist() == [1, 5]
+    assert fn.index_copy(x, 0, index, 3.0).tolist() == x.detach().clone().index_copy_(0, index, 3.0).tolist() == [1, 3]
 
 
 def test_equal_extremes_share_the_gradient():
@@ -161,6 +190,17 @@ I, J = fn.asarray([0, 1]), fn.asarray([[0, 1]])
         (lambda x: fn.index_add(x, 0, J, x), fn.ShapeError, "index_add: indices must have one axis"),
         (lambda x: fn.index_add(x, 0, I, x), fn.ShapeError, "index_add"),
         (lambda x: fn.index_add(x, 0, fn.asarray([3]), x[:1]), fn.IndexOutOfRange, "index_add: .*3 at 0, for axis 0"),
+        (lambda x: fn.index_add(fn.arange(3), 0, I, I, 0.5), fn.DTypeError, "index_add: the number 0.5 does not go"),
+        (lambda x: fn.arange(3).index_add_(0, I, I, 0.5), fn.DTypeError, "index_add_: the number 0.5 does not go into"),
+        (lambda x: fn.index_copy(x, 0, fn.asarray([3]), x[:1]), fn.IndexOutOfRange, "index_copy: .*3 at 0, for axis 0"),
+        (lambda x: fn.index_fill(x, 0, fn.asarray([3]), 1), fn.IndexOutOfRange, "index_fill: .*3 at 0, for axis 0"),
+        (
+            lambda x: x.scatter_reduce_(0, fn.asarray([[7]]), x, "mean", include_self=False),
+            fn.IndexOutOfRange,
+            "scatter_reduce: .*7 at .0, 0., for axis 0",
+        ),
+        (lambda x: fn.masked_fill(x, x > 0, fn.ones((2, 3, 4))), fn.ShapeError, "masked_fill: the value must be"),
+        (lambda x: fn.embedding(I, x, 99), fn.IndexOutOfRange, "padding_idx=99"),
         (lambda x: fn.index_fill(x, 0, I, fn.ones((2,))), fn.ShapeError, "must be a number or 0-d"),
         (lambda x: fn.scatter_reduce(x, 0, J, 1.0, "median"), fn.ConfigError, "reduce must be one of"),
         (lambda x: fn.scatter_reduce(fn.arange(3), 0, I, 1, "mean"), fn.DTypeError, "mean of int64"),

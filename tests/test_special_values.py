@@ -111,6 +111,8 @@ def test_integers_never_trap():
     assert (lowest // zero).tolist() == [0, 0, 0] == (lowest % zero).tolist()
     assert (lowest // minus).tolist() == [-(2**63), -7, 7] and (lowest % minus).tolist() == [0, 0, 0]
     assert fn.abs(lowest).tolist() == [-(2**63), 7, 7] and fn.pow(lowest, minus).tolist() == [0, 0, 0]
+    units = fn.tensor([1, -1, -1, 2**63 - 1, -(2**63 - 1)])  # squares wrap: the last two have a square of 1
+    assert fn.pow(units, fn.tensor([-2, -3, -4, -1, -1])).tolist() == [1, -1, 1, 0, 0]
     small = fn.tensor([-128, 100], dtype=fn.int8)
     assert (small // fn.tensor([-1], dtype=fn.int8)).tolist() == [-128, -100]
     assert fn.floor(small).dtype is fn.int8 and fn.round(small).tolist() == [-128, 100]

@@ -34,6 +34,21 @@ def test_nearest_is_exact_for_any_size() -> None:
         assert np.array_equal(fn.upsample(x, m).numpy()[0, 0], expected)
 
 
+@pytest.mark.parametrize("n, factor", [(4000, 0.37219), (10_000, 1e-4), (37, 1 / 3), (10, 12345.678), (3, 2.2)])
+def test_a_factor_moves_no_place(n: int, factor: float) -> None:
+    x = fn.arange(n, dtype=fn.float64).reshape(1, 1, n)
+    place = (np.arange(int(n * factor)) + 0.5) / factor - 0.5
+    found = fn.upsample(x, scale_factor=factor, mode="linear").numpy()[0, 0]
+    np.testing.assert_allclose(found, np.clip(place, 0, n - 1), rtol=1e-12, atol=1e-12 * n)
+    assert np.array_equal(found, fn.upsample(x, scale_factor=np.float64(factor), mode="linear").numpy()[0, 0])
+
+
+def test_sizes_and_factors_of_numpy_or_bool() -> None:
+    x = fn.ones((1, 1, 3))
+    assert fn.upsample(x, scale_factor=np.float32(2)).shape == (1, 1, 6)
+    assert type(fn.upsample(x, True).shape[-1]) is int
+
+
 @pytest.mark.parametrize("mode, shape, size", [
     ("nearest", (2, 3, 4, 5), (9, 3)), ("bilinear", (2, 3, 4, 5), (3, 11)), ("bicubic", (2, 3, 4, 5), (9, 2)),
     ("trilinear", (1, 2, 3, 4, 2), (5, 3, 4)), ("linear", (2, 2, 1), (4,)), ("bicubic", (1, 1, 1, 2), (5, 5)),
@@ -70,6 +85,11 @@ def test_pixels_and_channels() -> None:
         (lambda x: fn.upsample(x, 0), fn.ShapeError, "size=0"),
         (lambda x: fn.upsample(x, scale_factor=0.1), fn.ShapeError, "leaves nothing"),
         (lambda x: fn.upsample(x, scale_factor=-1), fn.ShapeError, "scale_factor"),
+        (lambda x: fn.upsample(x, scale_factor=float("inf")), fn.ShapeError, "scale_factor=inf must be a finite"),
+        (lambda x: fn.upsample(x, scale_factor=(2, float("nan"))), fn.ShapeError, "finite"),
+        (lambda x: fn.upsample(x, scale_factor="2"), fn.DTypeError, "scale_factor must be a number, got '2'"),
+        (lambda x: fn.upsample(x, 2, mode=["nearest"]), fn.ConfigError, "modes: nearest"),
+        (lambda x: fn.pixel_shuffle(x, None), fn.DTypeError, "factor"),
         (lambda x: fn.upsample(x[:, :, :0], 2), fn.ShapeError, "nothing to resample"),
         (lambda x: fn.upsample(x.to_dtype(fn.int32), 2), fn.DTypeError, "floating"),
         (lambda x: fn.upsample(x[0, 0], 2), fn.ShapeError, "needs signals"),

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from . import dtypes
 from .dtypes import DType
+from .grad import grad
 from .gradcheck import gradcheck
 from .ops.creation import asarray
 from .ops.movement import broadcast_to, flip, permute, strided_slice
@@ -192,7 +193,7 @@ def _case_array(operand: Any, dtype: DType, domain: Domain, rng: np.random.Gener
     if isinstance(operand, Integers):
         return rng.integers(operand.low, operand.high, operand.shape)
     if isinstance(operand, Booleans):
-        return rng.random(operand.shape) < 0.5
+        return np.asarray(rng.random(operand.shape) < 0.5)
     if isinstance(operand, Floats):
         return np.asarray(rng.uniform(operand.low, operand.high, operand.shape)).astype(dtype.numpy)
     if not isinstance(operand, tuple):
@@ -285,9 +286,67 @@ def check_gradient(entry: Entry, seed: int, order: int = 1) -> None:
         arrays = _case_arrays(case.operands, dtypes.float64, entry.domain[0], rng)
         if sum(a.size for a in arrays if isinstance(a, np.ndarray)) > 300:
             continue
+        if not _has_differences(arrays):
+            continue
         tensors = [with_layout(a, str(rng.choice(LAYOUTS))) if isinstance(a, np.ndarray) else a for a in arrays]
         for t in tensors:
             if isinstance(t, Tensor) and t.dtype.is_floating:
                 t.requires_grad_()
         op, keywords = entry.example or entry.op, case.keywords
         gradcheck(lambda *xs: op(*xs, **keywords), tensors, order=order, seed=seed, rtol=1e-4, atol=1e-6)  # noqa: B023
+
+
+def _has_differences(operands: Sequence[Any]) -> bool:
+    """Whether there are floating operands, and none of a case's own with a coarser dtype or an infinity."""
+    floating = [a for a in operands if isinstance(a, np.ndarray) and a.dtype.kind in "fV"]
+    return bool(floating) and all(a.dtype == np.float64 and not np.isinf(a).any() for a in floating)
+
+
+def check_related(entry: Entry, seed: int) -> None:
+    """Compare f64 gradients with and without create_graph where operands are made from each other, or are one tensor.
+
+    Raises AssertionError on a difference.
+    """
+    rng = np.random.default_rng(seed)
+    if entry.kind == "elementwise":
+        calls: list[tuple[list[Any], dict[str, Any]]]
+        calls = [(list(_draw_elementwise(entry, dtypes.float64, rng, special=False)), {})]
+    else:
+        calls = [(_case_arrays(c.operands, dtypes.float64, entry.domain[0], rng), c.keywords) for c in entry.cases]
+    for arrays, keywords in calls:
+        places = [i for i, a in enumerate(arrays) if isinstance(a, np.ndarray) and a.dtype == np.float64]
+        if len(places) < 2 or sum(arrays[i].size for i in places) > 1000:
+            continue
+        alike = {i: next(j for j in places if arrays[j].shape == arrays[i].shape) for i in places}
+        for relation in (_made_from_the_first, lambda leaf, made, i: made[alike[i]]):  # noqa: B023
+            first, second = (_related(entry, arrays, keywords, places, relation, again) for again in (False, True))
+            for a, b in zip(first, second, strict=True):
+                where = f"{entry.name} {[arrays[i].shape for i in places]} {keywords}: create_graph changes a gradient"
+                np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8 * _largest(a), err_msg=where)
+
+
+def _made_from_the_first(leaf: Tensor, made: dict[int, Tensor], i: int) -> Tensor:
+    return leaf if len(made) == 1 else leaf + made[min(made)].sin().mean() * 1e-2 * i
+
+
+def _largest(a: Array) -> float:
+    return float(np.max(np.abs(a), initial=1.0, where=np.isfinite(a)))
+
+
+def _related(
+    entry: Entry, arrays: list[Any], keywords: dict[str, Any], places: list[int], relation: Any, again: bool
+) -> list[Array]:
+    """The gradients of leaves for a call whose operands at `places` are `relation(leaf, the ones before, place)`."""
+    leaves = {i: asarray(arrays[i]).requires_grad_() for i in places}
+    operands: list[Any] = [asarray(a) if isinstance(a, np.ndarray) else a for a in arrays]
+    made: dict[int, Tensor] = {}
+    for i, leaf in leaves.items():
+        made[i] = leaf
+        operands[i] = made[i] = relation(leaf, made, i)
+    found = (entry.example or entry.op)(*operands, **keywords)
+    ys = [y for y in (found if isinstance(found, tuple) else (found,)) if y.requires_grad]
+    if not ys:
+        return []
+    weights = [asarray(np.cos(np.arange(y.numel)).reshape(y.shape)) for y in ys]
+    parts = grad(ys, list(leaves.values()), weights, create_graph=again, allow_unused=True)
+    return [part.detach().numpy() for part in parts if part is not None]

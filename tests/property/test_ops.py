@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flame_numba import DType, float32
 from flame_numba.ops import TABLE, Entry
-from flame_numba.testing import check_forward, check_gradient, check_repeats
+from flame_numba.testing import check_forward, check_gradient, check_related, check_repeats
 
 SEEDS = st.integers(0, 2**32 - 1)
 ENTRIES = list(TABLE.values())
@@ -33,6 +33,13 @@ TWICE = [
     pytest.param(e, id=e.name, marks=pytest.mark.slow if e.kind == "composite" else ())
     for e in ENTRIES
     if not e.non_differentiable
+]
+
+# a formula's rule knows no operands but by their edges
+RELATED = [
+    pytest.param(e, id=e.name, marks=pytest.mark.slow if e.kind == "elementwise" else ())
+    for e in ENTRIES
+    if not e.non_differentiable and len(e.parameters) > 1
 ]
 
 
@@ -61,6 +68,11 @@ def test_gradient_equals_differences(entry, seed):
 @given(seed=SEEDS)
 def test_second_gradient_equals_differences(entry, seed):
     check_gradient(entry, seed, order=2)
+
+
+@pytest.mark.parametrize("entry", RELATED)
+def test_gradients_of_related_operands_do_not_depend_on_create_graph(entry):
+    check_related(entry, seed=0)
 
 
 @pytest.mark.parametrize("entry", [e for e in TABLE.values() if float32 in e.dtypes], ids=lambda e: e.name)

@@ -72,7 +72,7 @@ def integer_pow(a: Number, b: Number) -> Number:
     if b < C(0):
         if a == C(1):
             return C(1)
-        if a * a == C(1):
+        if a == C(-1):  # not by a square, which wraps: that of 2⁶³ − 1 is 1
             return C(1) if (b & C(1)) == C(0) else a
         return C(0)
     result = C(1)

@@ -65,14 +65,15 @@ def fraction(words: Pointer, j: int) -> Number:
     return C((words[2 * j] >> U(5)) * U(67108864) + (words[2 * j + 1] >> U(6))) * C(2.0**-53)
 
 
-def uniform(y: Pointer, low: Number, high: Number, seed: int, offset: int, n: int) -> None:
-    """y[i] = low + (high − low)·u with u in [0, 1)."""
+def uniform(y: Pointer, low: Number, high: Number, last: Number, seed: int, offset: int, n: int) -> None:
+    """y[i] = low + (high − low)·u with u in [0, 1), but at most `last`: the sum is rounded."""
     words = own_words()
     each = 4 // WORDS
     for group in range(grid(), udiv(n + each - 1, each), gridsize()):
         philox(words, seed, offset + group)
         for j in range(min(each, n - group * each)):
-            store_y(y, group * each + j, low + (high - low) * fraction(words, j))
+            value = low + (high - low) * fraction(words, j)
+            store_y(y, group * each + j, value if value < last else last)
 
 
 def normal(y: Pointer, mean: Number, std: Number, seed: int, offset: int, n: int) -> None:
@@ -90,12 +91,12 @@ def normal(y: Pointer, mean: Number, std: Number, seed: int, offset: int, n: int
 
 
 def integers(y: Pointer, low: int, span: int, seed: int, offset: int, n: int) -> None:
-    """y[i] uniform in low … low + span − 1, by the high part of a product (bias below span/2⁶⁴)."""
+    """y[i] uniform in low … low + span − 1, by the high part of a product (bias below span/2⁶⁴). A span of 0 is 2⁶⁴."""
     words = own_words()
     for i in range(grid(), n, gridsize()):
         philox(words, seed, offset + i)
         bits = U(words[0] | (words[1] << U(32)))
-        store_y(y, i, low + I(high_product(bits, U(span))))
+        store_y(y, i, low + I(high_product(bits, U(span)) if span != 0 else bits))
 
 
 def high_product(a: Number, b: Number) -> Number:
@@ -144,7 +145,7 @@ def _program(
 
 
 def uniform_program(dtype: DType) -> Program:
-    return _program(uniform, dtype, (dtype, "number", "number", "int", "int", "int"), dtype.accumulator)
+    return _program(uniform, dtype, (dtype, "number", "number", "number", "int", "int", "int"), dtype.accumulator)
 
 
 def normal_program(dtype: DType) -> Program:

@@ -1,7 +1,7 @@
 """Reductions from (transform, combine, identity): many inputs to one, along one axis of (outer, n, inner).
 
-Sums run in a fixed order: threads stride along the axis, then a tree. Long axes are cut into chunks whose partial
-results are reduced again, which spreads the work over blocks and keeps rounding errors small.
+Sums run in a fixed order: threads stride along the axis, piece by piece, then a tree. Long axes are cut into chunks
+whose partial results are reduced again, which spreads the work over blocks. Both keep rounding errors small.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from .compile import Program
 from .language import (
     IDENTITY,
     LANES,
+    PIECE,
     THREADS,
     Array,
     C,
@@ -36,6 +37,9 @@ from .language import (
     udiv,
 )
 
+_PIECE = 64  # elements that a thread adds up before they join its total: a long sum keeps its digits
+_ALL = 1 << 40  # no rounding, no pieces
+
 
 @dataclass(frozen=True)
 class Reduction:
@@ -46,6 +50,7 @@ class Reduction:
     combine: str  # of two partial results a and b
     identity: str  # a number, or "lowest" / "highest" of the compute type
     truth: bool = False  # elements are read as truth values
+    rounds: bool = False  # each step rounds, in a floating dtype
 
 
 def reduce_rows(
@@ -59,9 +64,13 @@ def reduce_rows(
         start = (item - output * chunks) * chunk
         row = udiv(output, inner)
         base = row * s_outer + (output - row * inner) * s_inner
+        end = min(start + chunk, n)
         total = C(IDENTITY)
-        for k in range(start + thread_index(), min(start + chunk, n), THREADS):
-            total = combine(total, transform(load_x(x, base + k * s_axis)))
+        for first in range(start + thread_index(), end, PIECE * THREADS):
+            piece = C(IDENTITY)
+            for k in range(first, min(first + PIECE * THREADS, end), THREADS):
+                piece = combine(piece, transform(load_x(x, base + k * s_axis)))
+            total = combine(total, piece)
         total = block_combine(partial, total)
         if thread_index() == 0:
             store_y(y, item, total * scale)
@@ -163,6 +172,7 @@ def reduce_program(
             "transform": Function(f"def call(a): return {scalar}", 1, compute, given),
             "combine": Function(f"def call(a, b): return {what.combine}", 2, compute),
             "IDENTITY": _identity(what.identity, compute),
+            **({} if lanes else {"PIECE": _PIECE if what.rounds and compute.is_floating else _ALL}),
             **({"LANES": lanes} if lanes else {}),
         },
         function=reduce_columns if lanes else reduce_rows,

@@ -59,9 +59,9 @@ def softmax(y: Pointer, x: Pointer, rows: int, n: int) -> None:
             total += exp(load_x(x, base + j) - top)
         total = block_sum(partial, total)
         if LOGARITHM:
-            shift = top + log(total)
+            rest = log(total)  # not added to top: their sum is rounded at the size of top
             for j in range(t, n, THREADS):
-                store_y(y, base + j, load_x(x, base + j) - shift)
+                store_y(y, base + j, load_x(x, base + j) - top - rest)
         else:
             scale = C(1) / total
             for j in range(t, n, THREADS):
@@ -86,19 +86,20 @@ def softmax_gradient(dx: Pointer, y: Pointer, g: Pointer, rows: int, n: int) -> 
 
 
 def cross_entropy(
-    loss: Pointer, seen: Pointer, lse: Pointer, x: Pointer, labels: Pointer, w: Pointer, cell: Pointer, code: int,
-    ignored: int, smoothing: Number, rows: int, n: int,
+    loss: Pointer, seen: Pointer, largest: Pointer, sums: Pointer, x: Pointer, labels: Pointer, w: Pointer,
+    cell: Pointer, code: int, ignored: int, smoothing: Number, rows: int, n: int,
 ) -> None:  # fmt: skip
     """loss[row] = (1 − smoothing)·w[label]·d[label] + smoothing·mean(w·d), where d = log Σ exp(x) − x.
 
-    Not NORMALIZE: x holds logarithms, d = −x. The logarithm of the sum is kept, and w[label] as `seen`. A row labelled
-    `ignored` gives 0 for both; any other label out of range is a fault.
+    Not NORMALIZE: x holds logarithms, d = −x. The largest x and Σ exp(x − largest) are kept, and w[label] as `seen`. A
+    row labelled `ignored` gives 0 for loss and seen; any other label out of range is a fault.
     """
     partial = shared()
     t = thread_index()
     for row in range(block_index(), rows, block_count()):
         base = row * n
-        shift = C(0)
+        top = C(0)
+        total = C(1)
         if NORMALIZE:
             top = C(-INF)
             for j in range(t, n, THREADS):
@@ -108,11 +109,12 @@ def cross_entropy(
             total = C(0)
             for j in range(t, n, THREADS):
                 total += exp(load_x(x, base + j) - top)
-            shift = top + log(block_sum(partial, total))
+            total = block_sum(partial, total)
+        rest = log(total) if NORMALIZE else C(0)
         others = C(0)
         if SMOOTH:
             for j in range(t, n, THREADS):
-                d = shift - load_x(x, base + j)
+                d = rest - (load_x(x, base + j) - top)
                 others += d * load_w(w, j) if WEIGHT else d
             others = block_sum(partial, others) * smoothing / C(n)
         if t == 0:
@@ -124,19 +126,23 @@ def cross_entropy(
                     fault(cell, code)
                     label = 0
                 weight = load_w(w, label) if WEIGHT else C(1)
-                value = (shift - load_x(x, base + label)) * weight
+                value = (rest - (load_x(x, base + label) - top)) * weight
                 if SMOOTH:
                     value = value * (C(1) - smoothing) + others
             store_y(loss, row, value)
             store_s(seen, row, weight)
-            store_s(lse, row, shift)
+            store_s(largest, row, top)
+            store_s(sums, row, total)
 
 
 def cross_entropy_gradient(
-    dx: Pointer, x: Pointer, lse: Pointer, labels: Pointer, w: Pointer, total: Pointer, g: Pointer, g_step: int,
-    ignored: int, smoothing: Number, rows: int, n: int,
+    dx: Pointer, x: Pointer, largest: Pointer, sums: Pointer, labels: Pointer, w: Pointer, total: Pointer, g: Pointer,
+    g_step: int, ignored: int, smoothing: Number, rows: int, n: int,
 ) -> None:  # fmt: skip
-    """The gradient of `cross_entropy` times g[row], with total[0] = Σ w: terms of p = exp(x − lse) if NORMALIZE."""
+    """The gradient of `cross_entropy` times g[row], with total[0] = Σ w.
+
+    NORMALIZE: with terms of p = exp(x − largest) / sum.
+    """
     for row in range(block_index(), rows, block_count()):
         base = row * n
         label = load_label(labels, row)
@@ -156,14 +162,31 @@ def cross_entropy_gradient(
             if SMOOTH:
                 direct *= C(1) - smoothing
             spread = direct + each * whole if SMOOTH else direct
-            shift = load_m(lse, row)
+            top = load_m(largest, row)
+            share = spread / load_m(sums, row)
             for j in range(thread_index(), n, THREADS):
-                v = spread * exp(load_x(x, base + j) - shift) if NORMALIZE else C(0)
+                v = share * exp(load_x(x, base + j) - top) if NORMALIZE else C(0)
                 if SMOOTH:
                     v -= each * load_w(w, j) if WEIGHT else each
                 if j == label:
                     v -= direct
                 store_y(dx, base + j, v * scale)
+
+
+def check_weights(x: Pointer, cell: Pointer, code: int, rows: int, n: int) -> None:
+    """A fault unless all x ≥ 0 and each row's sum is finite and above 0."""
+    partial = shared()
+    t = thread_index()
+    for row in range(block_index(), rows, block_count()):
+        total = C(0)
+        for j in range(t, n, THREADS):
+            v = load_x(x, row * n + j)
+            total += v
+            if not v >= C(0):
+                fault(cell, code)
+        total = block_sum(partial, total)
+        if t == 0 and not (total > C(0) and total < C(INF)):
+            fault(cell, code)
 
 
 def _shared(compute: DType, threads: int) -> Array:
@@ -217,7 +240,7 @@ def cross_entropy_program(
         **what.flags, "load_x": Load(dtype, c), "load_label": Load(labels, int64), "load_w": Load(weight, c),
         "store_y": Store(out, c), "store_s": Store(c, c), "shared": _shared(c, threads),
     }  # fmt: skip
-    arguments = (out, c, c, dtype, labels, weight, int64, "int", "int", "number", "int", "int")
+    arguments = (out, c, c, c, dtype, labels, weight, int64, "int", "int", "number", "int", "int")
     return Program(what.name, arguments, c, bindings, function=cross_entropy, threads=threads)
 
 
@@ -229,8 +252,15 @@ def cross_entropy_gradient_program(
         **what.flags, "load_x": Load(dtype, c), "load_m": Load(c, c), "load_label": Load(labels, int64),
         "load_w": Load(weight, c), "store_y": Store(dtype, c),
     }  # fmt: skip
-    arguments = (dtype, dtype, c, labels, weight, c, c, "int", "int", "number", "int", "int")
+    arguments = (dtype, dtype, c, c, labels, weight, c, c, "int", "int", "number", "int", "int")
     return Program(what.name + "_gradient", arguments, c, bindings, function=cross_entropy_gradient, threads=threads)
+
+
+def weights_program(dtype: DType, threads: int) -> Program:
+    c = dtype.accumulator
+    bindings: dict[str, Binding] = {"load_x": Load(dtype, c), "shared": _shared(c, threads)}
+    arguments = (dtype, int64, "int", "int", "int")
+    return Program("check_weights", arguments, c, bindings, function=check_weights, threads=threads)
 
 
 def row_threads(n: int) -> int:

@@ -53,6 +53,11 @@ def threshold(x, threshold, value):
     return f.where(x <= threshold, value, x)
 
 
+def _between(x: Any, bound: float) -> Any:
+    """x where |x| ≤ bound: the branch that is not taken must not overflow, nor its derivatives."""
+    return f.where(x < -bound, 0, f.where(x > bound, 0, x))
+
+
 def _sigmoid(x: Any) -> Any:
     e = np.exp(-np.abs(x))  # scipy's expit gives 0 where the result is still a subnormal number
     return np.where(x < 0, e, 1) / (1 + e)
@@ -105,10 +110,11 @@ def _gelu_tanh(x: Any) -> Any:
 def gelu_tanh(x):
     """GELU by its tanh approximation, x/2·(1 + tanh(√(2/π)·(x + 0.044715 x³))). (Hendrycks and Gimpel 2016)
 
-    Written with (1 + tanh u) / 2 = σ(2u), which keeps the small values below 0.
+    Written with (1 + tanh u) / 2 = σ(2u), which keeps the small values below 0; it is 0 or 1 to the last bit at ±30.
     """
-    inner = 2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
-    return f.where(x < -1e4, 0, x * f.sigmoid(inner))
+    v = _between(x, 30)
+    inner = 2 * math.sqrt(2 / math.pi) * (v + 0.044715 * v * v * v)
+    return f.where(x < -30, 0, f.where(x > 30, x, v * f.sigmoid(inner)))
 
 
 @elementwise(
@@ -181,12 +187,13 @@ def leaky_relu(x, slope=0.01):
 
 
 @elementwise(
-    lambda x: x * np.clip(x / 6 + 0.5, 0, 1), domain=Domain(excluded=(-3.0, 3.0)), result="float",
+    lambda x: np.where(x < -3, 0, x * np.clip(x / 6 + 0.5, 0, 1)), domain=Domain(excluded=(-3.0, 3.0)), result="float",
     accepts=NUMBERS, ulps=8,
 )  # fmt: skip
 def hardswish(x):
     """x·min(max(x + 3, 0), 6) / 6. (Howard et al. 2019)"""
-    return f.where(x < -3, x * 0, f.where(x > 3, x, x * (x / 6 + 0.5)))
+    inside = _between(x, 3)
+    return f.where(x < -3, 0, f.where(x > 3, x, inside * (inside / 6 + 0.5)))
 
 
 @elementwise(

@@ -26,7 +26,7 @@ from .launch import run, spread
 from .linalg import matmul
 from .movement import copy_into, fill_, reshape, to_dtype, transpose, unsqueeze
 from .normalization import softmax
-from .random import Generator, default_generator
+from .random import Generator, _taken
 from .reductions import any as any_
 from .reductions import sum as sum_
 from .table import Booleans, Floats, case, cast_floating, composite
@@ -275,11 +275,12 @@ def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | 
     shapes = f"q: {q.shape}, k: {k.shape}, v: {v.shape}"
     if any(x.ndim < 3 for x in (q, k, v)):
         raise ShapeError(f"attention: needs (…, heads, length, size), got {shapes}")
+    heads, kv_heads = q.shape[-3], k.shape[-3]
     rules = {
         "q.shape[-1] must equal k.shape[-1]": q.shape[-1] == k.shape[-1],
         "k.shape[-2] must equal v.shape[-2]": k.shape[-2] == v.shape[-2],
         "k and v must have the same heads": k.shape[-3] == v.shape[-3],
-        "the heads of k must divide those of q": q.shape[-3] % max(1, k.shape[-3]) == 0 or not q.shape[-3],
+        "the heads of k must divide those of q": not heads or (kv_heads > 0 and heads % kv_heads == 0),
     }
     for rule, holds in rules.items():
         if not holds:
@@ -358,7 +359,7 @@ def attention(
     seed = offset = 0
     if dropout:
         rows = numel(broadcast([x.shape[:-3] for x in (q, k, v)], "attention")) * q.shape[-3] * m
-        seed, offset = (generator or default_generator).take(rows * -(-n // 4))
+        seed, offset = _taken(generator, rows * -(-n // 4))
     return _attend(q, k, v, mask, bias, Setting(diagonal, factor, float(dropout), seed, offset))
 
 

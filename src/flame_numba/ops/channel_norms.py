@@ -16,6 +16,7 @@ from .elementwise import rsqrt
 from .formula_op import fuse
 from .kernel_op import Primitive, primitive
 from .movement import reshape
+from .mutation import check_unrecorded
 from .normalization import again
 from .reductions import mean
 from .table import Floats, case, cast_floating, composite
@@ -85,7 +86,7 @@ def group_norm(
     Raises ShapeError unless groups divides C. (Wu and He 2018)
     """
     _check(x, "group_norm", weight=weight, bias=bias)
-    if not isinstance(groups, int) or groups < 1 or x.shape[1] % groups:
+    if groups < 1 or x.shape[1] % groups:
         raise ShapeError(f"group_norm: groups={groups} must divide the {x.shape[1]} channels (x: {x.shape})")
     y, center, variance = forward(x, weight, bias, float(eps), by_group(x.shape, groups))
     return y, {"center": center, "variance": variance}
@@ -175,7 +176,8 @@ def batch_norm(
 
     Training: mean and variance of the batch; running_mean and running_var, if given, move by `momentum` towards them
     in place, the variance with n − 1. Else the running ones, which must be given. Under autocast x is taken in f32.
-    Raises ShapeError for a single value a channel in training. (Ioffe and Szegedy 2015)
+    Raises ShapeError for a single value a channel in training, GradientError if it would move one that requires a
+    gradient. (Ioffe and Szegedy 2015)
     """
     running = {"running_mean": running_mean, "running_var": running_var}
     _check(x, "batch_norm", weight=weight, bias=bias, **running)
@@ -189,6 +191,9 @@ def batch_norm(
         return _fixed(x, running_mean, running_var, weight, bias, eps)
     if x.numel // max(x.shape[1], 1) < 2:
         raise ShapeError(f"batch_norm: training needs more than one value a channel (x: {x.shape})")
+    for name, t in running.items():
+        if t is not None:
+            check_unrecorded(f"batch_norm, {name}", t)
     follow = (running_mean, running_var, float(momentum)) if given else None
     return _BATCH_NORM(x, weight, bias, float(eps), follow)
 

@@ -47,7 +47,11 @@ def _label_formula(
         loss = loss * (1 - smoothing) - where(kept, mean(terms, axis=-1), 0) * smoothing
     if reduction == "none":
         return loss
-    return sum(loss) if reduction == "sum" else sum(loss) / sum(factor)
+    if reduction == "sum":
+        return sum(loss)
+    count = sum(factor)  # 0: the mean is NaN, its gradient 0
+    empty = equal(count, 0)
+    return where(empty, math.nan, sum(loss) / where(empty, 1, count))
 
 
 def label_loss(
@@ -56,7 +60,7 @@ def label_loss(
     """x (…, n), labels (…) → the loss of each row, their sum, or their mean weighted by what was seen."""
     source, n, wide = contiguous(x.detach()), x.shape[-1], x.dtype.accumulator
     kind = x.dtype if reduction == "none" else wide
-    loss, seen, lse = (new(x.device, d, labels.shape) for d in (kind, wide, wide))
+    loss, seen, largest, sums = (new(x.device, d, labels.shape) for d in (kind, wide, wide, wide))
     if loss.numel:
         what = LabelLoss(normalize, weight is not None, smoothing > 0)
         w = source if weight is None else contiguous(weight.detach())
@@ -64,12 +68,12 @@ def label_loss(
         code = fault_code(what.name, " (it was taken as 0)", "a label")
         run(
             x.device, kernels.cross_entropy_program, (what, x.dtype, labels.dtype, w.dtype, kind, threads),
-            (loss, seen, lse, source, contiguous(labels), w, x.device.backend.fault_cell, code, ignored, smoothing,
-             rows, n), rows, threads,
+            (loss, seen, largest, sums, source, contiguous(labels), w, x.device.backend.fault_cell, code, ignored,
+             smoothing, rows, n), rows, threads,
         )  # fmt: skip
         if x.device.kind == "cpu":  # the kernel has run: nothing is gained by waiting
             x._raise_fault()
-    saved = {"seen": seen, "lse": lse, "count": seen}
+    saved = {"seen": seen, "largest": largest, "sums": sums, "count": seen}
     if reduction == "none":
         return loss, saved
     if reduction == "sum":
@@ -78,9 +82,15 @@ def label_loss(
     return to_dtype(divide(_all(loss, wide), saved["count"]), x.dtype), saved
 
 
+@fuse
+def _SHARE(g, count):
+    """g / count; 0 where nothing was counted."""
+    return where(equal(count, 0), 0, g / where(equal(count, 0), 1, count))
+
+
 def _label_gradient(
-    g: Tensor, x: Tensor, labels: Tensor, weight: Tensor | None, lse: Tensor, count: Tensor, ignored: int,
-    smoothing: float, reduction: str, normalize: bool,
+    g: Tensor, x: Tensor, labels: Tensor, weight: Tensor | None, largest: Tensor, sums: Tensor, count: Tensor,
+    ignored: int, smoothing: float, reduction: str, normalize: bool,
 ) -> Any:  # fmt: skip
     nothing = (None,) * (1 if weight is None else 2)
     if is_recording():
@@ -91,15 +101,15 @@ def _label_gradient(
     dx = new(x.device, x.dtype, x.shape)
     if dx.numel:
         scale = contiguous(to_dtype(g.detach(), wide))
-        scale = divide(scale, count) if reduction == "mean" else scale
+        scale = _SHARE(scale, count) if reduction == "mean" else scale
         what = LabelLoss(normalize, weight is not None, smoothing > 0)
         w = source if weight is None else contiguous(weight.detach())
         total = _all(to_dtype(w, wide), wide) if weight is not None and smoothing else scale
         rows, threads = dx.numel // n, kernels.row_threads(n)
         run(
             x.device, kernels.cross_entropy_gradient_program, (what, x.dtype, labels.dtype, w.dtype, threads),
-            (dx, source, lse, contiguous(labels), w, total, scale, int(reduction == "none"), ignored, smoothing,
-             rows, n), rows, threads,
+            (dx, source, largest, sums, contiguous(labels), w, total, scale, int(reduction == "none"), ignored,
+             smoothing, rows, n), rows, threads,
         )  # fmt: skip
     return (dx, *nothing)
 

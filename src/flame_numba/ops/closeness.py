@@ -15,7 +15,7 @@ from ..tensor import Tensor
 from .creation import full
 from .elementwise import equal, positive
 from .formula_op import Elementwise
-from .launch import same_device
+from .launch import check_element, same_device
 from .table import case, composite
 
 _NUMBERS = FLOATS + INTEGERS
@@ -148,14 +148,16 @@ _TO = np.array([1.0 + 2.0**-7, 1.5, np.inf, -np.inf, np.nan, -0.0, 2.0**20, np.i
     ],
     non_differentiable=_TRUTH_VALUED, test_dtypes=(*FLOATS, *INTEGERS[:4]),
 )  # fmt: skip
-def isclose(x: Tensor | float, y: Tensor | float, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
+def isclose(
+    x: Tensor | float, y: Tensor | float, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> Tensor:
     """Whether |x − y| ≤ atol + rtol·|y|, element by element; infinities are close to themselves alone.
 
     NaN is close to NaN if equal_nan. Integers are compared in f64.
     """
     x, y = (_floating(v) for v in (x, y))
     op = _ISCLOSE_OR_NAN if equal_nan else _ISCLOSE
-    return op(x, y, float(rtol), float(atol))
+    return op(x, y, *(check_element(v, float64, "isclose") for v in (rtol, atol)))
 
 
 def _floating(value: Any) -> Any:
@@ -166,7 +168,9 @@ def _floating(value: Any) -> Any:
     np.allclose, [case((3, 4), (4,)), case(_NEAR, _NEAR, equal_nan=True), case(_NEAR, _TO), case((0,), ())],
     non_differentiable=_TRUTH_VALUED,
 )  # fmt: skip
-def allclose(x: Tensor | float, y: Tensor | float, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
+def allclose(
+    x: Tensor | float, y: Tensor | float, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> Tensor:
     """Whether `isclose` holds everywhere: a 0-d truth value, on the device until somebody asks (`if allclose(…)`)."""
     return isclose(x, y, rtol, atol, equal_nan).all()
 

@@ -22,9 +22,13 @@ def _operands(
 ) -> tuple[Tensor, Tensor]:
     """x and weight, checked and of one dtype. A transposed convolution's weight is (C, O / groups, …)."""
     spatial(x, axes, op)
-    inner = weight.shape[0] if transposed else weight.shape[1] * groups if weight.ndim > 1 else 0
+    inner = 0
+    if weight.ndim == axes + 2:
+        inner = weight.shape[0] if transposed else weight.shape[1] * groups
     if weight.ndim != axes + 2 or groups < 1 or x.shape[1] != inner or weight.shape[0] % groups:
         raise ShapeError(f"{op}: x {x.shape} and weight {weight.shape} do not fit with groups={groups}")
+    if 0 in weight.shape[2:]:
+        raise ShapeError(f"{op}: the kernel of weight {weight.shape} must not be empty")
     out = weight.shape[1] * groups if transposed else weight.shape[0]
     if bias is not None and bias.shape != (out,):
         raise ShapeError(f"{op}: bias.shape={bias.shape} must be ({out},), the output channels")

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from ..devices import Backend
-from ..errors import DeviceError, IndexOutOfRange, KernelError
-from ..tensor import FAULTS
+from ..errors import DeviceError, KernelError
+from ..tensor import fault_error
 
 _DEBUG: ContextVar[bool] = ContextVar("flame_numba_debug", default=False)
 
@@ -39,7 +39,7 @@ def settle(backend: Backend, name: str) -> None:
         raise type(error)(f"{name}: {error}") from error
     code = backend.take_fault()
     if code:
-        raise IndexOutOfRange(FAULTS[code])
+        raise fault_error(code)
 
 
 __all__ = ["debug_mode"]

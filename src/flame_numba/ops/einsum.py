@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import AxisError, ShapeError
+from ..errors import AxisError, DTypeError, ShapeError
 from ..shapes import axis_index, numel
 from ..tensor import Tensor
 from .diagonals import diagonal
@@ -55,6 +55,9 @@ def _explicit(equation: str, ndims: Sequence[int]) -> tuple[list[str], str]:
 def _sizes(terms: Sequence[str], operands: Sequence[Tensor], equation: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for term, x in zip(terms, operands, strict=True):
+        for label, n in zip(term, x.shape, strict=True):
+            if n != x.shape[term.index(label)]:
+                raise ShapeError(f"einsum: the axes {label!r} of {term!r} must have one size, the shape is {x.shape}")
         for label, n in zip(term, x.shape, strict=True):
             known = sizes.setdefault(label, n)
             if known != n and 1 not in (known, n):
@@ -145,6 +148,8 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
     Repeated labels take diagonals. Two operands at a time become one matrix product, in the order of the smallest
     intermediate results. Raises ShapeError if labels and shapes do not fit.
     """
+    if not isinstance(equation, str):
+        raise DTypeError(f"einsum: equation must be a str, got {equation!r}")
     if not operands:
         raise ShapeError("einsum: needs at least one operand")
     terms, result = _explicit(equation, [x.ndim for x in operands])
@@ -169,10 +174,13 @@ def _axes_pair(a: Tensor, b: Tensor, axes: Any) -> tuple[list[int], list[int]]:
         if not 0 <= axes <= builtins.min(a.ndim, b.ndim):
             raise AxisError(f"tensordot: axes={axes} must be from 0 to {builtins.min(a.ndim, b.ndim)}")
         return list(range(a.ndim - axes, a.ndim)), list(range(axes))
-    first, second = ([s] if isinstance(s, int) else list(s) for s in axes)
+    first, second = ([s] if isinstance(s, int) else list(s) for s in axes) if len(axes) == 2 else ([0], [])
     if len(first) != len(second):
         raise AxisError(f"tensordot: axes={axes} must name as many axes of both operands")
-    return [axis_index(i, a.ndim, "tensordot") for i in first], [axis_index(i, b.ndim, "tensordot") for i in second]
+    pair = tuple([axis_index(i, x.ndim, "tensordot") for i in s] for s, x in ((first, a), (second, b)))
+    if any(len({*named}) != len(named) for named in pair):
+        raise AxisError(f"tensordot: axes={axes} names an axis twice")
+    return pair[0], pair[1]
 
 
 @composite(
@@ -183,7 +191,7 @@ def _axes_pair(a: Tensor, b: Tensor, axes: Any) -> tuple[list[int], list[int]]:
     ],
     ulps=16,
 )  # fmt: skip
-def tensordot(a: Tensor, b: Tensor, axes: int | Sequence[Any] = 2) -> Tensor:
+def tensordot(a: Tensor, b: Tensor, axes: int | Sequence[int | Sequence[int]] = 2) -> Tensor:
     """Σ over pairs of axes: the last `axes` of a with the first of b, or the named (axes of a, axes of b)."""
     first, second = _axes_pair(a, b, axes)
     for i, j in zip(first, second, strict=True):

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import dtypes
 from ..dtypes import DType
-from ..errors import DTypeError
+from ..errors import ConfigError, DTypeError
 from ..grad import Node, Saved, accumulate_with, is_recording, record
 from ..grad.anomaly import WATCH, inspect_forward
 from ..kernels import formula
@@ -35,6 +35,7 @@ class Elementwise:
         non_differentiable: str = "",
         accepts: tuple[DType, ...] = dtypes.ALL,
         defaults: dict[str, Any] | None = None,
+        floats: bool = False,
     ) -> None:
         self.name = self.__name__ = name
         self._defaults = defaults or {}
@@ -43,6 +44,7 @@ class Elementwise:
         self.names = tuple(f"x{i}" for i in range(len(names)))
         self.expr = formula.substitute(expr, {n: formula.variable(x) for n, x in zip(names, self.names, strict=True)})
         self.result = result
+        self._floats = floats or result == "float"  # computed in a floating dtype, whatever the operands are
         self.truths = tuple(x for n, x in zip(names, self.names, strict=True) if n in truths)
         self.non_differentiable = non_differentiable
         self.accepts = frozenset(accepts)
@@ -88,10 +90,11 @@ class Elementwise:
         return self._apply(values, (out,), compute)
 
     def _number(self, value: Any) -> bool | int | float:
-        if isinstance(value, (bool, int, float)):
-            return value
-        if isinstance(value, np.generic):
-            return value.item()
+        number = value.item() if isinstance(value, np.generic) else value
+        if isinstance(number, (bool, int, float)):
+            return number
+        if isinstance(number, np.longdouble):  # Python has no number for it
+            return float(number)
         raise DTypeError(f"{self.name}: expected tensors and numbers, got {type(value).__name__}; see asarray()")
 
     def _infer(self, kinds: tuple[Any, ...], values: Sequence[Any]) -> tuple[DType, DType]:
@@ -110,7 +113,7 @@ class Elementwise:
         for v, truth in zip(values, self._truth_flags, strict=True):
             if not truth and not isinstance(v, Tensor):
                 common = dtypes.promote_scalar(common, v)
-        if self.result == "float" and not common.is_floating:
+        if self._floats and not common.is_floating:
             common = dtypes.default_float
         if common not in self.accepts:  # a number made it so: an integer tensor with 1.5
             raise DTypeError(f"{self.name}: not defined for {common.name}")
@@ -151,8 +154,10 @@ class Elementwise:
             gradient = formula.variable("g")
             xs = [formula.variable(n) for n in self.names]
             if self._partials is not None:
-                partial = formula._as_expr(self._partials(formula.variable("y"), *xs)[i])
-                expr = formula._times(gradient, partial)
+                parts = tuple(self._partials(formula.variable("y"), *xs))
+                if len(parts) != len(xs):
+                    raise ConfigError(f"{self.name}: partials gave {len(parts)} derivatives for {len(xs)} operands")
+                expr = formula._times(gradient, formula._as_expr(parts[i]))
             else:
                 expr = formula.vjp(self.expr, gradient, [xs[i]])[0]
             used = formula.variables(expr)
@@ -239,15 +244,19 @@ def elementwise(
     """An entry from a scalar formula; its name, operands and docs come from the function.
 
     reference: the same on NumPy arrays in f64. domain: of all operands, or a tuple of one each. result: "same" (the
-    promoted dtype), "float" (integers give float32) or "bool". truths: operands used as truth values. A default of
+    promoted dtype), "float" (integers give float32, as they do wherever a part of the formula needs a floating dtype:
+    see `fuse`) or "bool". truths: operands used as truth values. A default of
     the function's parameter, a number, is the operand's.
     partials: (y, *operands) → partial derivatives, where a cheaper or more stable form than the derived one exists.
     """
 
     def decorate(function: Callable[..., Any]) -> Elementwise:
-        parameters = inspect.signature(function).parameters
-        names = tuple(parameters)
-        expr = formula.trace(function, names)
+        names, defaults = _operands(function, "elementwise")
+        if result not in ("same", "float", "bool"):
+            raise ConfigError(f'{function.__name__}: result must be "same", "float" or "bool", got {result!r}')
+        if isinstance(truths, str) or not set(truths) <= set(names):
+            raise ConfigError(f"{function.__name__}: truths={truths!r} must list names of its operands {names}")
+        expr = _traced(function, names, function.__name__)
         if not non_differentiable:
             formula.check_differentiable(expr, function.__name__)
         op = Elementwise(
@@ -259,13 +268,14 @@ def elementwise(
             partials=partials,
             non_differentiable=non_differentiable,
             accepts=accepts,
-            defaults={n: p.default for n, p in parameters.items() if p.default is not inspect.Parameter.empty},
+            floats=formula.needs_floats(expr),
+            defaults=defaults,
         )
         doc = inspect.getdoc(function) or ""
         op.__doc__ = doc
         domains = domain if isinstance(domain, tuple) else (domain,) * len(names)
         tested = accepts if test_dtypes is None else test_dtypes
-        if result == "float":
+        if op._floats:
             tested = tuple(d for d in tested if d.is_floating or d in (dtypes.int32, dtypes.uint8))
         entry = Entry(
             function.__name__, "elementwise", doc, op, reference, domains, (), ulps, tested,
@@ -277,17 +287,45 @@ def elementwise(
     return decorate
 
 
+def _operands(function: Any, op: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Names and defaults of a scalar function's operands. Raises DTypeError for what is none."""
+    if isinstance(function, Elementwise):
+        return function.operands, function._defaults
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # ValueError: a function of C that does not say
+        raise DTypeError(f"{op}: expected a Python function of scalars, got {function!r}") from None
+    if any(p.kind not in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters.values()):
+        raise DTypeError(f"{op}: the function's operands must be plain parameters, no *args or keywords")
+    return tuple(parameters), {n: p.default for n, p in parameters.items() if p.default is not p.empty}
+
+
+def _traced(function: Callable[..., Any], names: Sequence[str], name: str) -> Expr:
+    try:
+        return formula.trace(function, names)
+    except (TypeError, AttributeError) as error:
+        if isinstance(error, DTypeError):
+            raise
+        reason = f"does more than arithmetic and ops of flame_numba with its operands ({error})"
+        raise DTypeError(f"{name}: {reason}") from error
+
+
 def fuse(function: Callable[..., Any]) -> Elementwise:
     """One kernel for a scalar function made of elementwise ops: `fuse(lambda x, y: silu(x) * y)`.
 
-    The derivative is one kernel too. Raises DTypeError if the function does anything but arithmetic on its operands.
+    All of it is computed in one dtype, a floating one if a part needs it (a float among the numbers, a division, exp
+    and the like); a comparison at the end gives bool. `&`, `|`, `^` and `~` are logic between comparisons, and else
+    work on the bits of integers (of a bool operand beside floats write `mask != 0`). A default of the function's
+    parameter, a number, is the operand's. The derivative is one kernel too. Raises DTypeError if the function does
+    anything but arithmetic on its operands.
     """
-    names = tuple(inspect.signature(function).parameters)
-    name = function.__name__ if function.__name__.isidentifier() else "fused"
-    try:
-        expr = formula.trace(function, names)
-    except TypeError as error:
-        if isinstance(error, DTypeError):
-            raise
-        raise DTypeError(f"fuse: {name} does more than arithmetic and ops of flame_numba with its operands") from error
-    return Elementwise(name, names, expr)
+    names, defaults = _operands(function, "fuse")
+    given = getattr(function, "__name__", "")
+    name = given if given.isidentifier() else "fused"
+    expr = _traced(function, names, name)
+    floats, bits = formula.needs_floats(expr), formula.needs_integers(expr)
+    if floats and bits:
+        raise DTypeError(f"{name}: bits of integers and floating numbers in one formula; cut it in two")
+    accepts = (*dtypes.INTEGERS, dtypes.bool_) if bits else dtypes.ALL
+    result = "bool" if formula.is_truth(expr) else "same"
+    return Elementwise(name, names, expr, result=result, floats=floats, accepts=accepts, defaults=defaults)

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from ..dtypes import FLOATS, bfloat16, bool_, float32, int32, int64, uint8
+from ..dtypes import FLOATS, bfloat16, bool_, float32, int32, int64, uint8, uint64
 from ..errors import ConfigError, DTypeError, IndexOutOfRange, ShapeError
+from ..kernels import formula
 from ..shapes import Shape, axis_index, broadcast, numel
 from ..tensor import Tensor, expanded, new
 from .creation import arange
 from .elementwise import equal, where
+from .formula_op import Elementwise
 from .kernel_op import primitive
 from .lines import along, check_index, gather_lines, points, scatter_lines
 from .movement import fill_, reshape, strided_slice, to_dtype, unsqueeze
@@ -243,6 +245,15 @@ def select(x: Tensor, axis: int, index: int) -> Tensor:
     return reshape(strided_slice(x, tuple(starts), tuple(lengths), (1,) * x.ndim), shape)
 
 
+def _either(index: Any, place: Any, from_end: Any) -> Any:
+    """Whether an index names the row that has these two."""
+    return formula.logical_or(formula.equal(index, place), formula.equal(index, from_end))
+
+
+_PLACES = ("index", "place", "from_end")
+_EITHER = Elementwise("embedding", _PLACES, formula.trace(_either, _PLACES), result="bool")
+
+
 @composite(
     lambda i, w, padding_idx=None: w[i],
     [case(Integers((2, 3), 0, 7), (7, 4)), case(Integers((), 0, 3), (3, 2)), case(Integers((0,), 0, 3), (3, 2))],
@@ -252,13 +263,15 @@ def embedding(indices: Tensor, weight: Tensor, padding_idx: int | None = None) -
     """Rows of a table: indices (…), weight (rows, n) → (…, n). The row at padding_idx gets no gradient."""
     if weight.ndim != 2:
         raise ShapeError(f"embedding: weight must have 2 axes, (rows, n), its shape is {weight.shape}")
+    rows = weight.shape[0]
+    if padding_idx is not None and not -rows <= padding_idx < rows:
+        raise IndexOutOfRange(f"embedding: padding_idx={padding_idx} is out of range for {rows} rows")
     y = take_points(weight, indices, 0, 1, "embedding")
     if padding_idx is None or not y.requires_grad:
         return y
-    rows = weight.shape[0]
-    if not -rows <= padding_idx < rows:
-        raise IndexOutOfRange(f"embedding: padding_idx={padding_idx} is out of range for {rows} rows")
-    return where(unsqueeze(equal(indices, padding_idx % rows), -1), y.detach(), y)
+    place = padding_idx % rows
+    from_end = place if indices.dtype.kind == "uint" else place - rows
+    return where(unsqueeze(_EITHER(indices, place, from_end), -1), y.detach(), y)
 
 
 @composite(
@@ -272,7 +285,14 @@ def one_hot(indices: Tensor, classes: int) -> Tensor:
     check_index(indices, "one_hot")
     if classes < 0:
         raise ConfigError(f"one_hot: classes must be ≥ 0, got {classes}")
-    return to_dtype(equal(unsqueeze(indices, -1), arange(classes, device=indices.device)), "float32")
+    numbers = arange(classes, dtype=uint64 if indices.dtype is uint64 else int64, device=indices.device)
+    return to_dtype(equal(unsqueeze(indices, -1), numbers), "float32")
+
+
+def check_single(op: str, value: Any, other: str) -> None:
+    """Raises ShapeError unless the value is a number or a 0-d tensor. other: the op that takes more."""
+    if isinstance(value, Tensor) and value.ndim:
+        raise ShapeError(f"{op}: the value must be a number or 0-d, its shape is {value.shape}; see {other}")
 
 
 def check_mask(mask: Tensor, op: str) -> None:
@@ -294,6 +314,7 @@ def masked_fill(x: Tensor, mask: Tensor, value: Tensor | float) -> Tensor:
     """x, and `value` (a number or a 0-d tensor) where the mask holds; the mask broadcasts to x."""
     if broadcast([x.shape, mask.shape], "masked_fill") != x.shape:
         raise ShapeError(f"masked_fill: a mask of shape {mask.shape} does not broadcast to {x.shape}")
+    check_single("masked_fill", value, "where")
     return where(mask, value, x)
 
 

@@ -8,26 +8,27 @@ the op (`mutation.py` says when it may). They are methods of Tensor; `INPLACE` l
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from ..dtypes import DType
 from ..errors import DTypeError, ShapeError
-from ..kernels.random import normal_program, uniform_program
+from ..grad.anomaly import WATCH, watched_change
 from ..shapes import broadcast
-from ..tensor import Tensor, expanded
+from ..tensor import Tensor, expanded, new
 from . import activations, closeness, elementwise, scatter
 from .formula_op import Elementwise
-from .indexing import masked_fill
+from .indexing import check_single, masked_fill
 from .keys import setitem
 from .launch import check_number, same_device
 from .lines import along, points
 from .movement import copy_into, to_device, to_dtype
 from .movement import fill_ as _fill
 from .mutation import apart, check_grows, check_kind, check_number_kind, check_target, is_recorded, record_change
-from .random import Generator, rand, randn
-from .random import _fill as _generate
-from .scatter import check_flat, line_source
+from .operands import OperandCheck
+from .random import Generator, draw_normal, draw_uniform
+from .scatter import check_flat, line_source, scaled
 from .scatter_primitives import as_source, line_target, point_shape, put_slice, write
 from .table import TABLE
 
@@ -37,13 +38,19 @@ INPLACE: dict[str, Callable[..., Tensor]] = {}  # name → function; each is a m
 class InPlace:
     """`name(x, …)`: `compute` gives the new value by ops, for a recorded change; `change` writes it into x."""
 
-    def __init__(self, name: str, compute: Callable[..., Tensor], change: Callable[..., None]) -> None:
+    def __init__(
+        self, name: str, compute: Callable[..., Tensor], change: Callable[..., None], like: Any = None
+    ) -> None:
+        """like: a function whose signature says which operands must be tensors or ints, if that is to be checked."""
         self.name = self.__name__ = name
         self.__doc__ = f"`{name[:-1]}` in place. Returns the tensor."
         self._compute = compute
         self._change = change
+        self._check = None if like is None else OperandCheck(inspect.unwrap(like), name)
 
     def __call__(self, x: Tensor, *args: Any, **keywords: Any) -> Tensor:
+        if self._check is not None:
+            (x, *args), keywords = self._check((x, *args), keywords)  # type: ignore[assignment]
         operands = (*args, *keywords.values())
         check_target(self.name, x)
         if is_recorded(x, operands):
@@ -51,7 +58,10 @@ class InPlace:
         for o in operands:
             if isinstance(o, Tensor):
                 same_device([x, o], self.name)
-        self._change(x, *args, **keywords)
+        if WATCH.open:
+            watched_change(self.name, self._change, x, args, keywords)
+        else:
+            self._change(x, *args, **keywords)
         return x
 
     def __repr__(self) -> str:
@@ -120,10 +130,10 @@ def _through_copy(op: Callable[..., Tensor]) -> InPlace:
 
 
 for _op in (
-    closeness.clip, closeness.clamp, closeness.addcmul, closeness.addcdiv, closeness.nan_to_num, activations.prelu,
+    closeness.clip, closeness.addcmul, closeness.addcdiv, closeness.nan_to_num, activations.prelu,
     scatter.masked_scatter, scatter.scatter_reduce,
 ):  # fmt: skip
-    _install(_through_copy(_op), f"{_op.__name__}_")
+    _install(_through_copy(_op), f"{_op.__name__}_", *(("clamp_",) if _op is closeness.clip else ()))
 
 
 # --- the whole tensor ---------------------------------------------------------------------------------------------
@@ -136,13 +146,11 @@ def _fill_change(x: Tensor, value: Any) -> None:
     if isinstance(value, Tensor):
         copy_into(x, apart(x, expanded(_scalar(x, value), x.shape)))
     else:
-        check_number_kind("fill_", x.dtype, value)
-        _fill(x, value)
+        _fill(x, check_number_kind("fill_", x.dtype, value))
 
 
 def _scalar(x: Tensor, value: Tensor) -> Tensor:
-    if value.ndim:
-        raise ShapeError(f"fill_: the value must be a number or 0-d, its shape is {value.shape}; see copy_")
+    check_single("fill_", value, "copy_")
     check_kind("fill_", x.dtype, value.dtype)
     return value
 
@@ -166,12 +174,12 @@ def _copied(x: Tensor, source: Tensor) -> Tensor:
 
 def copy_(x: Tensor, source: Tensor) -> Tensor:
     """The elements of source, broadcast and cast, copied into x; also from another device. Returns x."""
-    if source.device != x.device:
+    if isinstance(source, Tensor) and source.device != x.device:
         source = to_device(source, x.device)
     return _copy(x, source)
 
 
-_copy = InPlace("copy_", _copied, lambda x, source: copy_into(x, apart(x, _copy_source(x, source))))
+_copy = InPlace("copy_", _copied, lambda x, source: copy_into(x, apart(x, _copy_source(x, source))), copy_)
 fill_ = InPlace("fill_", _filled, _fill_change)
 zero_ = InPlace("zero_", lambda x: _filled(x, 0), lambda x: _fill_change(x, 0))
 fill_.__doc__ = "Every element becomes a number, or the element of a 0-d tensor. Returns the tensor."
@@ -183,72 +191,80 @@ _install(zero_, "zero_")
 
 
 # --- random values ------------------------------------------------------------------------------------------------
-def _random(name: str, make: Callable[..., Tensor], program: Any, defaults: tuple[float, float], doc: str) -> None:
-    def numbers(x: Tensor, first: float, second: float) -> tuple[float, float]:
-        if not x.dtype.is_floating:
-            raise DTypeError(f"{name}: needs a floating tensor, this one is {x.dtype.name}")
-        return float(first), float(second)
+def _random(draw: Callable[..., Tensor]) -> None:
+    """draw(y, …) fills a floating tensor that is contiguous."""
+    name = draw.__name__
 
-    def compute(x: Tensor, a: float = defaults[0], b: float = defaults[1], generator: Generator | None = None) -> Any:
-        return _replaced(x, make(x.shape, *numbers(x, a, b), dtype=x.dtype, device=x.device, generator=generator))
+    def drawn(x: Tensor, *args: Any, **keywords: Any) -> Tensor:
+        return draw(new(x.device, x.dtype, x.shape), *args, **keywords)
 
-    def change(x: Tensor, a: float = defaults[0], b: float = defaults[1], generator: Generator | None = None) -> None:
-        given = numbers(x, a, b)
-        if not x.is_contiguous:
-            copy_into(x, make(x.shape, *given, dtype=x.dtype, device=x.device, generator=generator))
-            return
-        _generate(program, x, given, generator, 2 if x.dtype.itemsize == 8 else 4)
-        x.storage.version += 1
+    def change(x: Tensor, *args: Any, **keywords: Any) -> None:
+        if x.is_contiguous:
+            draw(x, *args, **keywords)
+            x.storage.version += 1
+        else:
+            copy_into(x, drawn(x, *args, **keywords))
 
-    op = InPlace(name, compute, change)
-    op.__doc__ = doc
+    op = InPlace(name, lambda x, *args, **keywords: _replaced(x, drawn(x, *args, **keywords)), change)
+    op.__doc__ = inspect.getdoc(draw)
     _install(op, name)
 
 
-_random(
-    "uniform_", rand, uniform_program, (0.0, 1.0),
-    "uniform_(low=0, high=1, generator=None): every element drawn anew, as by `rand`. Returns the tensor.",
-)  # fmt: skip
-_random(
-    "normal_", randn, normal_program, (0.0, 1.0),
-    "normal_(mean=0, std=1, generator=None): every element drawn anew, as by `randn`. Returns the tensor.",
-)  # fmt: skip
+def uniform_(x: Tensor, low: float = 0.0, high: float = 1.0, generator: Generator | None = None) -> Tensor:
+    """uniform_(low=0, high=1, generator=None): every element drawn anew, as by `rand`. Returns the tensor."""
+    return draw_uniform("uniform_", x, low, high, generator)
+
+
+def normal_(x: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> Tensor:
+    """normal_(mean=0, std=1, generator=None): every element drawn anew, as by `randn`. Returns the tensor."""
+    return draw_normal("normal_", x, mean, std, generator)
+
+
+_random(uniform_)
+_random(normal_)
 
 
 # --- computed places ----------------------------------------------------------------------------------------------
 def _masked_fill_change(x: Tensor, mask: Tensor, value: Any) -> None:
     if broadcast([x.shape, mask.shape], "masked_fill_") != x.shape:
         raise ShapeError(f"masked_fill_: a mask of shape {mask.shape} does not broadcast to {x.shape}")
+    check_single("masked_fill_", value, "where")
     compute = x.dtype if x.dtype.kind == "bool" else x.dtype.accumulator
     if isinstance(value, Tensor):
         check_kind("masked_fill_", x.dtype, value.dtype)
-        check_grows("masked_fill_", x.shape, [value.shape])
         given = apart(x, value)
     else:
-        check_number_kind("masked_fill_", x.dtype, value)
-        given = check_number(value, compute, "masked_fill_")
+        given = check_number(check_number_kind("masked_fill_", x.dtype, value), compute, "masked_fill_")
     elementwise.where._kernel([apart(x, mask), given, x], (x.dtype,), compute, into=[x])
 
 
-def _index_change(merge: str) -> Callable[..., None]:
-    op = {"sum": "index_add_", "assign": "index_copy_", "fill": "index_fill_"}[merge]
+def _outside(value: Any) -> Any:
+    """The operand outside the graph."""
+    return value.detach() if isinstance(value, Tensor) else value
 
-    def change(x: Tensor, axis: int, indices: Tensor, source: Any, alpha: float = 1) -> None:
-        at = check_flat(op, x, axis, indices)
-        if merge == "fill" and isinstance(source, Tensor) and source.ndim:
-            raise ShapeError(f"{op}: the value must be a number or 0-d, its shape is {source.shape}; see index_copy_")
-        given = source.detach() if isinstance(source, Tensor) else source
-        given = as_source(op, x, given, point_shape(x, indices, at))
-        given = given if alpha == 1 else given * alpha
-        write(x, given, points(op, x.shape, at, indices), "sum" if merge == "sum" else "assign")
 
-    return change
+def _index_add_change(x: Tensor, axis: int, indices: Tensor, source: Any, alpha: float = 1) -> None:
+    at = check_flat("index_add_", x, axis, indices)
+    given = as_source("index_add_", x, _outside(source), point_shape(x, indices, at))
+    write(x, scaled("index_add_", x, given, alpha), points("index_add_", x.shape, at, indices), "sum")
+
+
+def _index_copy_change(x: Tensor, axis: int, indices: Tensor, source: Any) -> None:
+    at = check_flat("index_copy_", x, axis, indices)
+    given = as_source("index_copy_", x, _outside(source), point_shape(x, indices, at))
+    write(x, given, points("index_copy_", x.shape, at, indices))
+
+
+def _index_fill_change(x: Tensor, axis: int, indices: Tensor, value: Any) -> None:
+    at = check_flat("index_fill_", x, axis, indices)
+    check_single("index_fill_", value, "index_copy_")
+    given = as_source("index_fill_", x, _outside(value), point_shape(x, indices, at))
+    write(x, given, points("index_fill_", x.shape, at, indices))
 
 
 def _line_change(op: str, merge: str) -> Callable[..., None]:
     def change(x: Tensor, axis: int, indices: Tensor, src: Any) -> None:
-        given = src.detach() if isinstance(src, Tensor) else src
-        at, source = line_source(op, x, axis, indices, given)
+        at, source = line_source(op, x, axis, indices, _outside(src))
         target = line_target(x, indices, at)
         write(target, source, along(op, target.shape, at, indices), merge)
 
@@ -258,21 +274,20 @@ def _line_change(op: str, merge: str) -> Callable[..., None]:
 def _put_along_change(x: Tensor, indices: Tensor, values: Any, axis: int = -1) -> None:
     at = scatter.check_along_axis("put_along_axis_", x, indices, axis)
     shape = (*x.shape[:at], indices.shape[at], *x.shape[at + 1 :])
-    given = values.detach() if isinstance(values, Tensor) else values
-    source = as_source("put_along_axis_", x, given, shape)
+    source = as_source("put_along_axis_", x, _outside(values), shape)
     write(x, source, along("put_along_axis_", x.shape, at, expanded(indices.detach(), shape)))
 
 
 for _name, _twin, _change in (
     ("masked_fill_", masked_fill, _masked_fill_change),
-    ("index_add_", scatter.index_add, _index_change("sum")),
-    ("index_copy_", scatter.index_copy, _index_change("assign")),
-    ("index_fill_", scatter.index_fill, _index_change("fill")),
+    ("index_add_", scatter.index_add, _index_add_change),
+    ("index_copy_", scatter.index_copy, _index_copy_change),
+    ("index_fill_", scatter.index_fill, _index_fill_change),
     ("scatter_", scatter.scatter, _line_change("scatter_", "assign")),
     ("scatter_add_", scatter.scatter_add, _line_change("scatter_add_", "sum")),
     ("put_along_axis_", scatter.put_along_axis, _put_along_change),
 ):
-    _install(InPlace(_name, _twin, _change), _name)
+    _install(InPlace(_name, _twin, _change, _twin), _name)
 
 
 def index_put_(x: Tensor, indices: Any, values: Any) -> Tensor:

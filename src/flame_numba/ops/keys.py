@@ -16,6 +16,7 @@ import numpy as np
 
 from ..dtypes import bool_
 from ..errors import DTypeError, IndexOutOfRange, ShapeError
+from ..grad.anomaly import WATCH, inspect_forward
 from ..kernels import formula
 from ..shapes import Shape, broadcast, numel
 from ..tensor import Tensor
@@ -76,14 +77,20 @@ class Key:
 
 
 def _is_array(k: Any) -> bool:
-    return isinstance(k, (Tensor, list, range)) or (isinstance(k, np.ndarray) and (k.ndim > 0 or k.dtype == bool))
+    """Of an item of a key; a key that is a tuple itself is no item."""
+    if isinstance(k, np.ndarray):
+        return k.ndim > 0 or k.dtype == bool
+    return isinstance(k, (Tensor, list, tuple, range))
 
 
 def _as_index(k: Any, x: Tensor) -> Tensor:
     if isinstance(k, Tensor):
         same_device([x, k], "index")
         return k.detach()
-    host = np.asarray(k)
+    try:
+        host = np.asarray(k)
+    except ValueError:
+        raise ShapeError(f"index: {k!r} is no array, its rows differ in length") from None
     if host.size == 0 and not isinstance(k, np.ndarray):
         host = host.astype(np.int64)  # [] holds no number that would say of which kind it is
     return asarray(host, device=x.device)
@@ -123,7 +130,7 @@ def read_key(key: Any, x: Tensor) -> Key:
         elif isinstance(k, EllipsisType):
             continue
         elif isinstance(k, slice):
-            start, stop, step = k.indices(x.shape[axis])
+            start, stop, step = _bounds(k, x.shape[axis])
             length = len(range(start, stop, step))
             result.add(start, length, step)
             result.shape.append(length)
@@ -135,6 +142,13 @@ def read_key(key: Any, x: Tensor) -> Key:
                 result.add(_integer(k, axis, x.shape[axis]), 1, 1)
     result.apart = bool(advanced) and indices != list(range(indices[0], indices[0] + len(indices)))
     return result
+
+
+def _bounds(k: slice, n: int) -> tuple[int, int, int]:
+    try:
+        return k.indices(n)
+    except (TypeError, ValueError):  # a bound that is no int, or step 0
+        raise IndexOutOfRange(f"index: {k} must hold ints or None, and no step 0") from None
 
 
 def _integer(k: Any, axis: int, n: int) -> int:
@@ -196,7 +210,7 @@ def _plain_view(x: Tensor, key: tuple[Any, ...]) -> Tensor | None:
                 return None
             offset += (k + n if k < 0 else k) * stride
         elif k.__class__ is slice:
-            start, stop, step = k.indices(n)
+            start, stop, step = _bounds(k, n)
             length = len(range(start, stop, step))
             shape.append(length)
             strides.append(stride * step)
@@ -240,6 +254,8 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     """
     check_target(_SET, x)
     value = _as_value(x, value)
+    if WATCH.open:
+        inspect_forward(_SET, (value,), (value,))  # not the rest of x, which may never have been written
     if is_recorded(x, [value]):
         read = read_key(key, x)
         record_change(_SET, x, lambda old: _with_value(old, read, value))
@@ -252,11 +268,8 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
 
 
 def _as_value(x: Tensor, value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, (bool, int, float)):
-        check_number_kind(_SET, x.dtype, value)
-        return value
+    if isinstance(value, (bool, int, float, np.generic)):
+        return check_number_kind(_SET, x.dtype, value)
     if isinstance(value, Tensor):
         same_device([x, value], _SET)
     else:
@@ -316,7 +329,7 @@ def _source(x: Tensor, view: Tensor, targets: Tensor, first: int, count: int, va
 
 def _copy(view: Tensor, value: Any) -> None:
     if not isinstance(value, Tensor):
-        fill_(view, value)
+        fill_(view, value, _SET)
     elif (value.storage, value.shape, value.strides, value.offset) != (
         view.storage, view.shape, view.strides, view.offset,
     ):  # fmt: skip

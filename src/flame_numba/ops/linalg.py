@@ -149,6 +149,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
     """
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ShapeError(f"linear: x.shape[-1] must equal weight.shape[1] (x: {x.shape}, weight: {weight.shape})")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ShapeError(f"linear: bias.shape must be {weight.shape[:1]}, it is {bias.shape} (weight: {weight.shape})")
+    if not isinstance(activation, str | None):
+        raise ConfigError(f"linear: activation must be the name of an op or None, got {activation!r}")
     y = matmul(x, transpose(weight, 0, 1))
     if activation is not None:
         return _epilogue(activation, bias is not None)(*((y,) if bias is None else (y, bias)))
@@ -175,8 +179,10 @@ def bmm(a: Tensor, b: Tensor) -> Tensor:
     lambda c, a, b, beta=1, alpha=1: beta * c + alpha * (a @ b), [case((3, 5), (3, 4), (4, 5), alpha=0.5)], ulps=8
 )
 def addmm(c: Tensor, a: Tensor, b: Tensor, beta: float = 1, alpha: float = 1) -> Tensor:
-    """beta·c + alpha·(a @ b), c broadcast. c is not read if beta is 0."""
+    """beta·c + alpha·(a @ b), c broadcast to the product's shape. c is not read if beta is 0."""
     product = matmul(a, b)
+    if broadcast([c.shape, product.shape], "addmm") != product.shape:
+        raise ShapeError(f"addmm: c {c.shape} must broadcast to {product.shape}, the shape of a @ b")
     if alpha != 1:
         product = product * alpha
     return product if beta == 0 else product + (c if beta == 1 else c * beta)

@@ -36,7 +36,8 @@ _CODES: dict[str, int] = {}
 def fault_code(op: str, consequence: str = "", what: str = "an index") -> int:
     """The code that a kernel of this op leaves for an index out of range."""
     if op not in _CODES:
-        FAULTS.append(f"{op}: {what} was out of range in a kernel queued before this point{consequence}")
+        text = f"{op}: {what} was out of range in a kernel queued before this point{consequence}"
+        FAULTS.append((IndexOutOfRange, text))
         _CODES[op] = len(FAULTS) - 1
     return _CODES[op]
 

@@ -57,7 +57,8 @@ def l1_loss(prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tens
 @element_formula()
 def _huber(x, t, delta, factor):
     d = abs(x - t)
-    return factor * f.where(d <= delta, 0.5 * d * d, delta * (d - 0.5 * delta))
+    inside, beyond = f.where(d <= delta, d, 0), f.where(d <= delta, 0, delta)  # d and delta may be infinite
+    return factor * f.where(d <= delta, 0.5 * inside * inside, beyond * (d - 0.5 * beyond))
 
 
 def _huber_reference(x: Any, t: Any, delta: float = 1.0) -> Any:
@@ -105,6 +106,7 @@ def hinge_loss(prediction: Tensor, target: Tensor, reduction: str = "mean") -> T
 
 
 def _cosine_reference(x: Any, t: Any, axis: int = -1, eps: float = 1e-8) -> Any:
+    x, t = np.broadcast_arrays(x, t)
     a, b = (np.maximum(np.sqrt((v * v).sum(axis)), eps) for v in (x, t))
     return (x * t).sum(axis) / (a * b)
 
@@ -117,7 +119,7 @@ def _product(x, t):
 @composite(
     _cosine_reference, [
         case((3, 5), (3, 5)), case((2, 4, 3), (2, 4, 3), axis=1), case((3, 5), (5,)), case((4,), (4,)),
-        case((0, 3), (0, 3)),
+        case((0, 3), (0, 3)), case((3, 5), (3, 1)), case((1, 4), (3, 1), axis=0),
     ], ulps=32, autocast="high",
 )  # fmt: skip
 def cosine_similarity(x: Tensor, other: Tensor, axis: int = -1, eps: float = 1e-8) -> Tensor:
@@ -125,7 +127,7 @@ def cosine_similarity(x: Tensor, other: Tensor, axis: int = -1, eps: float = 1e-
     for t in (x, other):
         if not t.dtype.is_floating:
             raise DTypeError(f"cosine_similarity: needs floating tensors, got {t.dtype.name}")
-    if x.ndim != other.ndim:  # an axis from the end is the same in both
+    if x.shape != other.shape:
         shape = broadcast([x.shape, other.shape], "cosine_similarity")
         x, other = x.broadcast_to(shape), other.broadcast_to(shape)
     dot, xx, yy = (sum(elements(_product, a, b, wide=True), axis=axis) for a, b in ((x, other), (x, x), (other, other)))

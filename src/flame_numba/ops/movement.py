@@ -13,6 +13,7 @@ from ..errors import AxisError, ShapeError
 from ..kernels import formula
 from ..shapes import (
     Shape,
+    as_int,
     as_shape,
     axes_tuple,
     axis_index,
@@ -27,8 +28,10 @@ from ..shapes import (
 )
 from ..tensor import Tensor, expanded, new
 from .kernel_op import primitive
-from .launch import MapKernel, check_number
+from .launch import MapKernel, check_element
 from .table import case, composite
+
+Sizes = int | Sequence[int]
 
 _COPY = MapKernel("copy", ["x0"], [formula.variable("x0")])
 _FILL = MapKernel("fill", ["x0"], [formula.variable("x0")])
@@ -48,10 +51,9 @@ def copy_into(target: Tensor, source: Tensor) -> None:
     _COPY([expanded(source, target.shape)], (target.dtype,), _compute(source.dtype), into=[target])
 
 
-def fill_(target: Tensor, value: Any) -> Tensor:
-    """Set every element in place; returns the tensor. Not recorded."""
-    compute = _compute(target.dtype)
-    _FILL([check_number(value, compute, "fill_")], (target.dtype,), compute, into=[target])
+def fill_(target: Tensor, value: Any, op: str = "fill_") -> Tensor:
+    """Set every element in place; returns the tensor. Not recorded. op: what an error names."""
+    _FILL([check_element(value, target.dtype, op)], (target.dtype,), _compute(target.dtype), into=[target])
     return target
 
 
@@ -100,26 +102,26 @@ def _reshape_gradient(g: Tensor, x_shape: Shape) -> Tensor:
     [case((2, 6), shape=(3, -1)), case((4,), shape=(2, 2)), case((2, 3), shape=(6,)), case((1,), shape=())],
     gradient=_reshape_gradient,
 )  # fmt: skip
-def reshape(x: Tensor, shape: Any) -> Tensor:
+def reshape(x: Tensor, shape: Sizes) -> Tensor:
     """The same elements in row-major order in another shape; one size may be -1. A view where strides allow."""
-    target = resolve_reshape(_sizes(shape), x.numel, "reshape")
+    target = resolve_reshape(_several(shape), x.numel, "reshape")
     strides = view_strides(x.shape, x.strides, target)
     if strides is None:
         return copied(x).alias(target, row_major(target), 0)
     return x.alias(target, strides, x.offset)
 
 
-def _sizes(shape: Any) -> Shape:
-    return (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
+def _several(given: Any) -> Any:
+    return given if isinstance(given, tuple) else (given,)
 
 
 @primitive(
     lambda x, shape: x.reshape(shape), [case((2, 6), shape=(3, -1))], gradient=_reshape_gradient,
     example=lambda x, shape: view(contiguous(x), shape),  # type: ignore[has-type]
 )  # fmt: skip
-def view(x: Tensor, shape: Any) -> Tensor:
+def view(x: Tensor, shape: Sizes) -> Tensor:
     """`reshape` that never copies. Raises ShapeError where a copy would be needed."""
-    target = resolve_reshape(_sizes(shape), x.numel, "view")
+    target = resolve_reshape(_several(shape), x.numel, "view")
     strides = view_strides(x.shape, x.strides, target)
     if strides is None:
         raise ShapeError(f"view: shape {x.shape} with strides {x.strides} has no view of shape {target}; use reshape")
@@ -127,7 +129,7 @@ def view(x: Tensor, shape: Any) -> Tensor:
 
 
 def _permute_gradient(g: Tensor, axes: Any) -> Tensor:
-    ordered = tuple(a % g.ndim for a in axes)
+    ordered = tuple(a % g.ndim for a in _several(axes))
     return permute(g, tuple(sorted(range(g.ndim), key=ordered.__getitem__)))
 
 
@@ -136,11 +138,11 @@ def _permute_gradient(g: Tensor, axes: Any) -> Tensor:
     [case((2, 3, 4), axes=(2, 0, 1)), case((3, 2), axes=(-1, 0))],
     gradient=_permute_gradient,
 )
-def permute(x: Tensor, axes: Sequence[int]) -> Tensor:
+def permute(x: Tensor, axes: int | Sequence[int]) -> Tensor:
     """Axes in another order, as a view. Raises AxisError unless every axis is named once."""
-    order = tuple(axis_index(a, x.ndim, "permute") for a in axes)
+    order = tuple(axis_index(a, x.ndim, "permute") for a in _several(axes))
     if sorted(order) != list(range(x.ndim)):
-        raise AxisError(f"permute: axes={tuple(axes)} must name each of {x.ndim} axes once")
+        raise AxisError(f"permute: axes={axes} must name each of {x.ndim} axes once")
     return x.alias(permuted(x.shape, order), permuted(x.strides, order), x.offset)
 
 
@@ -158,7 +160,7 @@ def transpose(x: Tensor, axis0: int = -2, axis1: int = -1) -> Tensor:
     [case((3, 1), shape=(2, 3, 4)), case((), shape=(2, 2)), case((1, 0), shape=(3, 0))],
     gradient=lambda g: g,
 )  # fmt: skip
-def broadcast_to(x: Tensor, shape: Any) -> Tensor:
+def broadcast_to(x: Tensor, shape: Sizes) -> Tensor:
     """A view of a larger shape, with stretched axes of stride 0. Raises ShapeError if it does not broadcast."""
     target = as_shape(shape)
     if broadcast([x.shape, target], "broadcast_to") != target:
@@ -191,10 +193,12 @@ def squeeze(x: Tensor, axis: int | Sequence[int] | None = None) -> Tensor:
     [case((2, 3, 4), 1), case((2, 3, 4), 0, 1)],
 )
 def flatten(x: Tensor, start_axis: int = 0, end_axis: int = -1) -> Tensor:
-    """Axes start … end merged into one; a 0-d tensor becomes 1-d."""
+    """Axes start … end merged into one; a 0-d tensor becomes 1-d. Raises AxisError if start comes after end."""
     if x.ndim == 0:
         return reshape(x, (1,))
     a, b = axis_index(start_axis, x.ndim, "flatten"), axis_index(end_axis, x.ndim, "flatten")
+    if a > b:
+        raise AxisError(f"flatten: start_axis={start_axis} comes after end_axis={end_axis} (shape {x.shape})")
     return reshape(x, x.shape[:a] + (numel(x.shape[a : b + 1]),) + x.shape[b + 1 :])
 
 
@@ -270,14 +274,21 @@ def flip(x: Tensor, axis: int | Sequence[int] | None = None) -> Tensor:
 )  # fmt: skip
 def pad(x: Tensor, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
     """`value` added before and after each axis: widths[axis] = (before, after), each ≥ 0. See also pad_border."""
-    if len(widths) != x.ndim or any(w < 0 for pair in widths for w in pair):
-        raise ShapeError(f"pad: widths={widths} must be a pair of sizes ≥ 0 for each of {x.ndim} axes")
+    check_widths(widths, x.ndim, "pad")
     y = new(x.device, x.dtype, tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True)))
-    fill_(y, value)
+    fill_(y, value, "pad")
     if x.numel:
         start = sum(a * stride for (a, _), stride in zip(widths, y.strides, strict=True))
         copy_into(y.alias(x.shape, y.strides, start), x)
     return y
+
+
+def check_widths(widths: Any, ndim: int, op: str) -> None:
+    """Raises ShapeError unless widths are a tuple of `ndim` pairs of sizes ≥ 0."""
+    pairs = widths if isinstance(widths, tuple) else ()
+    fit = len(pairs) == ndim and all(isinstance(p, tuple) and len(p) == 2 and min(p) >= 0 for p in pairs)
+    if not fit or not isinstance(widths, tuple):
+        raise ShapeError(f"{op}: widths={widths} must be a pair of sizes ≥ 0 for each of {ndim} axes")
 
 
 # --- joining and cutting ------------------------------------------------------------------------------------------
@@ -330,19 +341,49 @@ def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     return concat(items, axis_index(axis, items[0].ndim, "stack") if items else 0)
 
 
+def with_zeros(gradients: Sequence[Tensor | None], shapes: Sequence[Shape]) -> list[Tensor]:
+    """Gradients of several results, with zeros for those that got none."""
+    known = next(g for g in gradients if g is not None)
+    zero = fill_(new(known.device, known.dtype, ()), 0)
+    return [broadcast_to(zero, s) if g is None else g for g, s in zip(gradients, shapes, strict=True)]
+
+
+def _parts_gradient(g: tuple[Tensor | None, ...], x_shape: Shape, sizes: Shape, axis: int) -> Tensor:
+    at = axis % len(x_shape)
+    return join(*with_zeros(g, [(*x_shape[:at], n, *x_shape[at + 1 :]) for n in sizes]), axis=at)
+
+
+@primitive(
+    lambda x, sizes, axis: tuple(np.split(x, np.cumsum(sizes)[:-1], axis)),
+    [case((2, 6), sizes=(2, 0, 1, 3), axis=-1), case((0, 2), sizes=(0,), axis=0)],
+    gradient=_parts_gradient, ulps=0, method=False,
+)  # fmt: skip
+def parts(x: Tensor, sizes: Shape, axis: int) -> tuple[Tensor, ...]:
+    """Views of these sizes, one after another along an axis. See `split`.
+
+    One op for all of them, so that their gradients are written once, each to its place.
+    """
+    at = axis_index(axis, x.ndim, "split")
+    views, offset = [], x.offset
+    for n in sizes:
+        views.append(x.alias((*x.shape[:at], n, *x.shape[at + 1 :]), x.strides, offset if n else x.offset))
+        offset += n * x.strides[at]
+    return tuple(views)
+
+
 def split(x: Tensor, size: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
     """Views of `size` elements along an axis (the last may be shorter), or of the listed sizes."""
     n = x.shape[axis_index(axis, x.ndim, "split")]
-    if isinstance(size, int):
+    if isinstance(size, Sequence):
+        sizes = [as_int("split", "size", s) for s in size]
+        if sum(sizes) != n or any(s < 0 for s in sizes):
+            raise ShapeError(f"split: sizes {sizes} must be ≥ 0 and add up to {n}")
+    else:
+        size = as_int("split", "size", size)
         if size < 1:
             raise ShapeError(f"split: size must be ≥ 1, got {size}")
-        sizes = [min(size, n - start) for start in range(0, n, size)]
-    else:
-        sizes = list(size)
-        if sum(sizes) != n:
-            raise ShapeError(f"split: sizes {sizes} must add up to {n}")
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    return tuple(narrow(x, axis, start, length) for start, length in zip(starts, sizes, strict=True))
+        sizes = [min(size, n - start) for start in range(0, max(n, 1), size)]  # of an empty axis, one empty part
+    return parts(x, tuple(sizes), axis) if sizes else ()
 
 
 __all__ = [

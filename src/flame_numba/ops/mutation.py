@@ -14,11 +14,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..dtypes import DType
 from ..errors import DTypeError, GradientError, ShapeError, ShareError
-from ..grad import Saved, is_recomputing, is_recording
+from ..grad import Saved, follow_change, is_recomputing, is_recording
+from ..interop.foreign import ForeignBlock
 from ..shapes import Shape, broadcast
 from ..tensor import Tensor
+from .launch import check_element
 from .movement import copied
 
 _RANKS = {"bool": 0, "uint": 1, "int": 1, "float": 2}
@@ -45,11 +49,17 @@ def check_kind(op: str, target: DType, source: DType) -> None:
         raise DTypeError(f"{op}: {source.name} does not go into a tensor of {target.name}; cast it with to_dtype()")
 
 
-def check_number_kind(op: str, target: DType, value: Any) -> None:
-    """`check_kind` for a Python number."""
+def check_number_kind(op: str, target: DType, value: Any) -> Any:
+    """`check_kind` for a number, as a Python number. Raises DTypeError also where it is out of the dtype's range."""
+    if value.__class__ is float and target.kind == "float":  # nothing to ask: a fill is on the path of loops
+        return value
+    if isinstance(value, np.generic):
+        value = value.item()
     rank = 0 if isinstance(value, bool) else 1 if isinstance(value, int) else 2
-    if rank > _RANKS[target.kind]:
+    if rank > _RANKS[target.kind] and hasattr(value, "__float__"):
         raise DTypeError(f"{op}: the number {value!r} does not go into a tensor of {target.name}")
+    check_element(value, target, op)
+    return value
 
 
 def check_grows(op: str, target: Shape, shapes: Sequence[Shape]) -> None:
@@ -78,6 +88,16 @@ def check_target(op: str, x: Tensor) -> None:
         raise ShapeError(
             f"{op}: the tensor is a broadcast or overlapping view, whose elements share memory "
             f"(shape {x.shape}, strides {x.strides}); clone() it first"
+        )
+
+
+def check_unrecorded(op: str, x: Tensor) -> None:
+    """Raises `check_target`'s errors, and GradientError if a change of x, which is not recorded, would have to be."""
+    check_target(op, x)
+    if is_recording() and x.requires_grad:
+        raise GradientError(
+            f"{op}: the tensor requires a gradient, and this change is not recorded; pass a detach(), or do it under "
+            f"no_grad()"
         )
 
 
@@ -119,6 +139,11 @@ def check_recordable(op: str, x: Tensor) -> None:
         )
     if not x.dtype.is_floating:
         raise DTypeError(f"{op}: a value with a gradient does not go into a tensor of {x.dtype.name}")
+    if isinstance(x.storage.block, ForeignBlock):
+        raise GradientError(
+            f"{op}: another library shares the memory of this tensor, and a recorded change goes to new memory, where "
+            f"it would not see it; clone() it first, or change it under no_grad()"
+        )
     if sys.getrefcount(x.storage) > _ALONE and not is_recomputing():  # then the first run was asked
         raise GradientError(
             f"{op}: another tensor shares memory with this one (it is a view, or has views, or its value was saved "
@@ -145,9 +170,10 @@ def record_change(op: str, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Te
 
 def _become(x: Tensor, y: Tensor, version: int) -> None:
     """x takes over memory and history of y. What was saved of x before is found changed, what y's node saved is not."""
-    node = y.node
+    node, before = y.node, x.node
     x.storage, x.strides, x.offset, x._contiguous = y.storage, y.strides, y.offset, None
     x.node, x.requires_grad = node, y.requires_grad
+    follow_change(x, before)
     y.storage.version = version
     for saved in (node.saved or {}).values() if node is not None else ():
         if isinstance(saved, Saved) and saved.index >= 0:  # the result itself

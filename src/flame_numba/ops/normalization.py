@@ -18,8 +18,8 @@ from ..tensor import Tensor, new
 from .elementwise import abs, exp, maximum, rsqrt, where
 from .kernel_op import primitive
 from .launch import run
-from .movement import contiguous, fill_, to_dtype, transpose
-from .reductions import SUM, mean, reduce_axes, sum
+from .movement import Sizes, contiguous, fill_, reshape, to_dtype, transpose
+from .reductions import SUM, Axis, mean, reduce_axes, sum
 from .reductions import max as largest
 from .table import case, composite
 
@@ -179,12 +179,17 @@ def run_norm_parameters(
 
 
 def again(formula: Callable[..., Tensor], g: Tensor, inputs: list[Tensor | None], **keywords: Any) -> Any:
-    """Gradients that can be differentiated again: through the ops that a fused kernel stands for."""
+    """Gradients that can be differentiated again: through the ops that a fused kernel stands for.
+
+    They are computed as in the kernel, in the accumulator of each operand's dtype: a square may be too much for f16.
+    """
     with enable_grad():
-        y = formula(*inputs, **keywords)
-        wanted = [t for t in inputs if t is not None and t.requires_grad]
+        # each by itself: of two operands that are one tensor, or made from each other, each has its own part only
+        operands = [None if t is None else to_dtype(reshape(t, t.shape), t.dtype.accumulator) for t in inputs]
+        y = formula(*operands, **keywords)
+        wanted = [t for t in operands if t is not None and t.requires_grad]
         found = iter(grad(y, wanted, [to_dtype(g, y.dtype)], create_graph=True))
-    return tuple(next(found) if t.requires_grad else None for t in inputs if t is not None)
+    return tuple(next(found) if t.requires_grad else None for t in operands if t is not None)
 
 
 def _layer_norm_formula(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, axes: Shape) -> Tensor:
@@ -268,8 +273,9 @@ def _layer_norm_reference(x: Any, w: Any = None, b: Any = None, eps: float = 1e-
     gradient=_layer_norm_rule, autocast="high", ulps=32,
 )  # fmt: skip
 def layer_norm(
-    x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, normalized_shape: Any = None
-) -> Any:
+    x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5,
+    normalized_shape: Sizes | None = None,
+) -> Any:  # fmt: skip
     """(x − mean) / √(variance + eps)·weight + bias over the last axes. (Ba, Kiros and Hinton 2016)
 
     normalized_shape: the sizes of those axes; by default the weight's (or the bias's) shape, else the last axis.
@@ -290,7 +296,7 @@ def _rms_norm_reference(x: Any, w: Any = None, eps: float = 1e-5, normalized_sha
     ],
     gradient=_rms_norm_rule, autocast="high", ulps=32,
 )  # fmt: skip
-def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-5, normalized_shape: Any = None) -> Any:
+def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-5, normalized_shape: Sizes | None = None) -> Any:
     """x / √(mean(x²) + eps)·weight over the last axes, chosen as in layer_norm. (Zhang and Sennrich 2019)"""
     return _norm(x, weight, None, eps, normalized_shape, centered=False)
 
@@ -310,7 +316,7 @@ def _normalize_reference(x: Any, p: float = 2.0, axis: Any = -1, eps: float = 1e
     ],
     ulps=16,
 )  # fmt: skip
-def normalize(x: Tensor, p: float = 2.0, axis: Any = -1, eps: float = 1e-12) -> Any:
+def normalize(x: Tensor, p: float = 2.0, axis: Axis = -1, eps: float = 1e-12) -> Any:
     """x / max(‖x‖ₚ, eps) along axes: p ≥ 1, or math.inf for the largest magnitude. A row of zeros stays 0.
 
     Computed in f32 (f64 for f64) and rounded once; a row of zeros gets the gradient g / eps.

@@ -13,7 +13,7 @@ from ..tensor import Tensor
 from .elementwise import abs, equal, not_equal, pow, sign, sqrt, square, where
 from .kernel_op import primitive
 from .movement import reshape, to_dtype
-from .reductions import Axis, max, min, sum
+from .reductions import Axis, max, min, shared_gradient, sum
 from .table import case, composite
 
 _INF = float("inf")
@@ -35,8 +35,7 @@ def _vector_norm_gradient(g: Tensor, y: Tensor, x: Tensor, axis: Axis, ord: floa
     if ord == 2:
         return where(zero, 0, x / where(zero, 1, y)) * g
     if builtins.abs(ord) == _INF:
-        chosen = to_dtype(equal(abs(x), y), x.dtype)
-        return sign(x) * (chosen / sum(chosen, axis=axis, keepdims=True)) * g
+        return sign(x) * shared_gradient(g, y, abs(x), axis)
     share = pow(abs(x) / where(zero, 1, y), ord - 1)
     return where(zero, 0, sign(x) * share) * g
 
@@ -65,10 +64,16 @@ def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float
 
     Computed in f32 or wider, rounded once. Its slope at a vector of zeros is taken as 0.
     """
+    _check_ord(ord, "vector_norm")
     if not x.dtype.is_floating:
         raise DTypeError(f"vector_norm: needs a floating tensor, got {x.dtype.name}")
     wide = to_dtype(x.detach(), x.dtype.accumulator)
     return to_dtype(_lengths(wide, axis, keepdims, ord), x.dtype).detach()
+
+
+def _check_ord(ord: Any, op: str) -> None:
+    if not isinstance(ord, (int, float, np.number)):
+        raise DTypeError(f"{op}: ord must be a number, got {ord!r}; matrix_norm takes the names of norms of matrices")
 
 
 def _lengths(x: Tensor, axis: Axis, keepdims: bool, ord: float) -> Tensor:
@@ -109,6 +114,7 @@ def matrix_norm(x: Tensor, ord: str | float = "fro", keepdims: bool = False) -> 
 )  # fmt: skip
 def norm(x: Tensor, ord: float = 2, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Length of the elements along axes (default all) as of one vector; see vector_norm and matrix_norm."""
+    _check_ord(ord, "norm")
     return vector_norm(x, axis=axis, keepdims=keepdims, ord=ord)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from math import prod as product
 
 from ..dtypes import DType, int32, int64
+from ..errors import DTypeError
 from ..kernels import search
 from ..kernels import sort as kernels
 from ..kernels.scan import Monoid, scan_program
@@ -185,6 +186,8 @@ def coordinates(flat: Tensor, shape: Shape) -> tuple[Tensor, ...]:
 # --- search -----------------------------------------------------------------------------------------------------------
 def search_rows(x: Tensor, values: Tensor, right: bool) -> Tensor:
     """Where each value would go in its sorted row, after equal elements if right: x (n), or as values but for n."""
+    if x.dtype is not values.dtype:  # the kernel reads both as one
+        raise DTypeError(f"searchsorted: rows of {x.dtype.name} and values of {values.dtype.name} must have one dtype")
     y = new(same_device([x, values], "searchsorted"), int64, values.shape)
     if y.numel:
         each = y.numel if x.ndim == 1 else values.shape[-1]

@@ -35,7 +35,7 @@ def _windows(
 
 def _adaptive(x: Tensor, size: int | Sequence[int | None], axes: int, op: str) -> Windows:
     spatial(x, axes, op, floating="avg" in op)
-    asked = (size,) * axes if isinstance(size, int) else tuple(size)
+    asked = tuple(size) if isinstance(size, Sequence) else (size,) * axes
     kept = (n if s is None else s for s, n in zip(asked, x.shape[2:], strict=False))
     if any(n < 1 for n in x.shape[2:]):
         raise ShapeError(f"{op}: there are no windows in an empty tensor, of shape {x.shape}")

@@ -85,12 +85,14 @@ def _place(table: Tensor, x: Tensor, axis: int, name: str) -> Tensor:
     if at == x.ndim - 1:
         raise AxisError(f"rope: axis={axis} must not be the last one, whose pairs are turned")
     shape = table.shape
+    short = table.ndim < x.ndim  # then it has a row for each position; with all axes it broadcasts
     if table.ndim == 2:
         shape = (*(1,) * at, shape[0], *(1,) * (x.ndim - at - 2), shape[1])
     elif table.ndim == 3 and x.ndim > 3 and at > 0:
         shape = (shape[0], *(1,) * (at - 1), shape[1], *(1,) * (x.ndim - at - 2), shape[2])
     full = (*x.shape[:-1], shape[-1])
-    if len(shape) != x.ndim or broadcast([shape, full], f"rope, {name}") != full:
+    fits = len(shape) == x.ndim and broadcast([shape, full], f"rope, {name}") == full
+    if not fits or (short and shape[at] != x.shape[at]):
         raise ShapeError(
             f"rope: {name}.shape={table.shape} does not fit x.shape={x.shape} with positions along axis {at}"
         )
@@ -158,11 +160,16 @@ def rope(
     if (cos is None) != (sin is None) or (cos is not None and (positions is not None or dim is not None)):
         raise ConfigError("rope: give both cos and sin, or else positions and dim")
     if cos is None or sin is None:
+        length = x.shape[axis_index(axis, x.ndim, "rope")]
         if positions is None:
-            positions = arange(x.shape[axis_index(axis, x.ndim, "rope")], device=x.device)
+            positions = arange(length, device=x.device)
+        elif positions.ndim not in (1, 2) or positions.shape[-1] != length:
+            raise ShapeError(f"rope: positions {positions.shape} must be (S) or (batch, S) with S={length}")
         cos, sin = rope_tables(positions, x.shape[-1] if dim is None else dim, base, dtype=x.dtype.accumulator)
-    if cos.shape != sin.shape or 2 * cos.shape[-1] > x.shape[-1]:
-        raise ShapeError(f"rope: cos {cos.shape} and sin {sin.shape} must be equal, and at most half of x {x.shape}")
+    if cos.shape != sin.shape or cos.ndim < 2 or 2 * cos.shape[-1] > x.shape[-1]:
+        raise ShapeError(
+            f"rope: cos {cos.shape} and sin {sin.shape} must be equal, (…, S, dim/2), and at most half of x {x.shape}"
+        )
     return _rotation(x, _place(cos, x, axis, "cos"), _place(sin, x, axis, "sin"), interleaved, False)
 
 
@@ -256,9 +263,11 @@ def sinusoidal_positions(
 ) -> Tensor:
     """Rows 0 … n−1 of (sin, cos) pairs of position·base^(−2i/dim): (n, dim), float32 by default.
 
-    Raises ConfigError for an odd dim. (Vaswani et al. 2017)
+    Raises ConfigError for an odd dim or n < 0. (Vaswani et al. 2017)
     """
     kind = _floating_dtype(dtype, "sinusoidal_positions")
+    if n < 0:
+        raise ConfigError(f"sinusoidal_positions: n must be ≥ 0, got {n}")
     angle = _angles(arange(n, device=device), dim, base, "sinusoidal_positions")
     return to_dtype(reshape(stack([sin_(angle), cos_(angle)], axis=-1), (n, dim)), kind)
 

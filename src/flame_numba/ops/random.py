@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ..devices import Device
@@ -12,9 +13,10 @@ from ..dtypes import DType, as_dtype, default_float, default_int, float32, float
 from ..errors import ConfigError, DTypeError, ShapeError
 from ..grad import current_tape
 from ..kernels.random import dropout_program, integers_program, normal_program, uniform_program
-from ..shapes import as_shape
-from ..tensor import Tensor, new
-from .creation import _place, full
+from ..kernels.rows import row_threads, weights_program
+from ..shapes import as_int, as_shape
+from ..tensor import FAULTS, Tensor, new
+from .creation import _place, as_number, full
 from .elementwise import less, log1p, maximum, minimum, not_equal
 from .kernel_op import Primitive
 from .launch import run, spread
@@ -37,7 +39,7 @@ class Generator:
 
     def manual_seed(self, seed: int) -> Generator:
         """Begin the stream of this seed."""
-        self._seed, self._offset = int(seed) & _MASK, 0
+        self._seed, self._offset = as_int("manual_seed", "seed", seed) & _MASK, 0
         return self
 
     def state(self) -> tuple[int, int]:
@@ -46,7 +48,20 @@ class Generator:
 
     def set_state(self, state: tuple[int, int]) -> None:
         """Go on from a saved state."""
-        self._seed, self._offset = (int(v) & _MASK for v in state)
+        given = state if isinstance(state, (tuple, list)) else ()
+        if len(given) != 2:
+            raise ConfigError(f"Generator.set_state: needs (seed, counters used) as state() gives them, got {state!r}")
+        seed, offset = (
+            as_int("Generator.set_state", name, v) for name, v in zip(("seed", "offset"), given, strict=True)
+        )
+        self._seed, self._offset = seed & _MASK, offset & _MASK
+
+    def __getstate__(self) -> tuple[int, int]:  # a copy goes on from here by itself
+        return self.state()
+
+    def __setstate__(self, state: tuple[int, int]) -> None:
+        self._lock = threading.Lock()
+        self.set_state(state)
 
     def take(self, counters: int) -> tuple[int, int]:
         """(seed, first counter) of `counters` that nobody else gets, as signed 64-bit numbers for a kernel.
@@ -75,10 +90,18 @@ def manual_seed(seed: int) -> Generator:
     return default_generator.manual_seed(seed)
 
 
+def _taken(generator: Generator | None, counters: int) -> tuple[int, int]:
+    if generator is None:
+        generator = default_generator
+    elif not isinstance(generator, Generator):
+        raise DTypeError(f"generator must be a Generator or None, got {generator!r}; Generator(seed) makes one")
+    return generator.take(counters)
+
+
 def _fill(program: Any, y: Tensor, numbers: tuple[Any, ...], generator: Generator | None, each: int) -> Tensor:
     if y.numel:
         counters = -(-y.numel // each)
-        seed, offset = (generator or default_generator).take(counters)
+        seed, offset = _taken(generator, counters)
         run(y.device, program, (y.dtype,), (y, *numbers, seed, offset, y.numel), spread(y.device.backend, counters))
     return y
 
@@ -94,38 +117,61 @@ def _each(dtype: DType) -> int:
     return 2 if dtype is float64 else 4  # numbers from one counter
 
 
+def draw_uniform(op: str, y: Tensor, low: float, high: float, generator: Generator | None) -> Tensor:
+    """Fill a contiguous floating tensor with uniform numbers in low ≤ x < high; if they are equal, with low."""
+    dtype = _floating(y.dtype, op)
+    low, high = float(as_number(op, "low", low)), float(as_number(op, "high", high))
+    limit = float(ml_dtypes.finfo(dtype.numpy).max)
+    if not -limit <= low <= high <= limit:
+        raise ConfigError(f"{op}: needs low ≤ high, numbers that {dtype.name} holds, got low={low} and high={high}")
+    width = float(ml_dtypes.finfo(dtype.accumulator.numpy).max)
+    if high - low > width:
+        raise ConfigError(f"{op}: high − low must be at most {width:g}, got low={low} and high={high}")
+    last = np.asarray(high, dtype.numpy)
+    if float(last) >= high > low:  # the largest number below: a sum that is rounded may reach high itself
+        last = np.nextafter(last, np.asarray(-np.inf, dtype.numpy))
+    return _fill(uniform_program, y, (low, high, float(last)), generator, _each(dtype))
+
+
+def draw_normal(op: str, y: Tensor, mean: float, std: float, generator: Generator | None) -> Tensor:
+    """Fill a contiguous floating tensor with normal numbers."""
+    dtype = _floating(y.dtype, op)
+    mean, std = float(as_number(op, "mean", mean)), float(as_number(op, "std", std))
+    if not std >= 0:
+        raise ConfigError(f"{op}: std must be ≥ 0, got {std}")
+    return _fill(normal_program, y, (mean, std), generator, _each(dtype))
+
+
 def rand(
     shape: Any, low: float = 0.0, high: float = 1.0, *, dtype: Any = None, device: Device | str | None = None,
     generator: Generator | None = None,
 ) -> Tensor:  # fmt: skip
-    """Uniform numbers in low ≤ x < high (in f16 and bf16 rounding may reach high)."""
-    kind = _floating(dtype, "rand")
-    y = new(_place(device), kind, as_shape(shape))
-    return _fill(uniform_program, y, (float(low), float(high)), generator, _each(kind))
+    """Uniform numbers in low ≤ x < high (low is rounded to the dtype). Raises ConfigError unless low ≤ high."""
+    return draw_uniform("rand", new(_place(device), _floating(dtype, "rand"), as_shape(shape)), low, high, generator)
 
 
 def randn(
     shape: Any, mean: float = 0.0, std: float = 1.0, *, dtype: Any = None, device: Device | str | None = None,
     generator: Generator | None = None,
 ) -> Tensor:  # fmt: skip
-    """Normal numbers of the given mean and standard deviation (≥ 0)."""
-    if std < 0:
-        raise ConfigError(f"randn: std must be ≥ 0, got {std}")
-    kind = _floating(dtype, "randn")
-    y = new(_place(device), kind, as_shape(shape))
-    return _fill(normal_program, y, (float(mean), float(std)), generator, _each(kind))
+    """Normal numbers of the given mean and standard deviation. Raises ConfigError unless that is ≥ 0."""
+    return draw_normal("randn", new(_place(device), _floating(dtype, "randn"), as_shape(shape)), mean, std, generator)
 
 
 def randint(
     low: int, high: int, shape: Any, *, dtype: Any = None, device: Device | str | None = None,
     generator: Generator | None = None,
 ) -> Tensor:  # fmt: skip
-    """Integers uniform in low ≤ x < high, int64 by default."""
+    """Integers uniform in low ≤ x < high, int64 by default. Raises DTypeError if the dtype does not hold them all."""
+    low, high = as_int("randint", "low", low), as_int("randint", "high", high)
     kind = default_int if dtype is None else as_dtype(dtype)
     if not kind.is_integer or high <= low:
         raise ConfigError(f"randint: needs an integer dtype and low < high, got {kind.name}, {low} and {high}")
+    limits = np.iinfo(kind.numpy)
+    if low < limits.min or high - 1 > limits.max:
+        raise DTypeError(f"randint: {kind.name} holds {limits.min} … {limits.max}, not all of {low} … {high - 1}")
     y = new(_place(device), kind, as_shape(shape))
-    return _fill(integers_program, y, (int(low), int(high) - int(low)), generator, 1)
+    return _fill(integers_program, y, (_signed(low & _MASK), _signed(high - low & _MASK)), generator, 1)
 
 
 def bernoulli(
@@ -181,7 +227,7 @@ def _dropout_reference(x: Any, p: float = 0.5, training: bool = True, seed: int 
     example=lambda x, *rest, seed=0, **keywords: dropout(x, *rest, **keywords, generator=Generator(seed)), method=False,
 )  # fmt: skip
 def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, generator: Generator | None = None) -> Tensor:
-    """Elements set to 0 with probability p, the others divided by 1 − p; x itself when not training.
+    """Elements set to 0 with probability p, the others divided by 1 − p; x itself when not training or p is 0.
 
     The mask follows from the generator's state: the backward pass draws it again instead of storing it, and saving and
     restoring the state replays it. Raises DTypeError for integers. (Srivastava et al. 2014)
@@ -192,7 +238,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, generator: Gene
         raise DTypeError(f"dropout: needs a floating tensor, got {x.dtype.name}")
     if not training or p == 0:
         return x
-    dropped: Tensor = _DROP(x, float(p), *(generator or default_generator).take(-(-x.numel // 4)))
+    dropped: Tensor = _DROP(x, float(p), *_taken(generator, -(-x.numel // 4)))
     return dropped
 
 
@@ -209,10 +255,26 @@ def permutation(n: int, *, device: Device | str | None = None, generator: Genera
 
     That two of them are equal, and their order not random, has a probability below n²/2⁶¹.
     """
+    n = as_int("permutation", "n", n)
     if n < 0:
         raise ConfigError(f"permutation: n must be ≥ 0, got {n}")
     keys = randint(0, 1 << 60, (n,), device=device, generator=generator)
     return order_rows(keys, bits=60)
+
+
+FAULTS.append((ConfigError, "multinomial: weights must be finite, ≥ 0 and not all 0, and so must be their sum"))
+_WRONG_WEIGHTS = len(FAULTS) - 1
+
+
+def _check_weights(weights: Tensor) -> None:
+    """Leaves a fault unless each row is one of weights; on the CPU device raises it at once."""
+    if weights.numel:
+        n, device = weights.shape[-1], weights.device
+        rows, threads = weights.numel // n, row_threads(n)
+        arguments = (contiguous(weights), device.backend.fault_cell, _WRONG_WEIGHTS, rows, n)
+        run(device, weights_program, (weights.dtype, threads), arguments, rows, threads)
+        if device.kind == "cpu":
+            weights._raise_fault()
 
 
 def multinomial(
@@ -222,14 +284,16 @@ def multinomial(
 
     With replacement by bisection of the running sums (in f64), else the n first of exponential races, in the order
     drawn, without equal ones. If fewer than n weights are above 0, others follow. Raises ShapeError if there are fewer
-    than n categories, or none. (Efraimidis and Spirakis 2006)
+    than n categories, or none; and ConfigError for weights that are negative, not finite or all 0: on the CPU device at
+    once, else when a value next comes to the host. (Efraimidis and Spirakis 2006)
     """
     if not p.dtype.is_floating or p.ndim == 0:
         raise DTypeError(f"multinomial: needs floating weights (…, categories), got {p.dtype.name} {p.shape}")
-    categories = p.shape[-1]
+    n, categories = as_int("multinomial", "n", n), p.shape[-1]
     if n < 0 or categories == 0 or (n > categories and not replacement):
         raise ShapeError(f"multinomial: cannot draw {n} of {categories} categories, replacement={replacement}")
     weights = to_dtype(p.detach(), float64)
+    _check_weights(weights)
     if not replacement:
         u = rand(p.shape, dtype=float64, device=p.device, generator=generator)
         arrival = maximum(-log1p(-u), 1e-300) / weights  # of an exponential clock of this rate; never if it is 0

@@ -8,29 +8,31 @@ from typing import Any
 
 import numpy as np
 
-from ..dtypes import FLOATS, INTEGERS, DType, as_dtype, bool_, default_float, int64
+from ..dtypes import FLOATS, INTEGERS, DType, as_dtype, bfloat16, bool_, default_float, int64
 from ..errors import DTypeError, ShapeError
+from ..kernels import formula as f
 from ..kernels.reduce import Reduction, arg_program, reduce_program
 from ..shapes import Shape, axes_tuple, axis_index, collapse, permute
 from ..tensor import Tensor, new
-from .elementwise import equal, exp, isfinite, log, where
-from .elementwise import sqrt as square_root
+from . import movement
+from .elementwise import exp, isfinite, log, where
+from .formula_op import Elementwise, fuse
 from .kernel_op import primitive
 from .launch import run
-from .movement import broadcast_to, copied, reshape, to_dtype
+from .movement import broadcast_to, copied, flip, reshape, to_dtype
 from .table import Domain, case, composite
 
 Axis = int | tuple[int, ...] | None
 
-SUM = Reduction("sum", "a", "a + b", "0")
-PRODUCT = Reduction("prod", "a", "a * b", "1")
+SUM = Reduction("sum", "a", "a + b", "0", rounds=True)
+PRODUCT = Reduction("prod", "a", "a * b", "1", rounds=True)
 MAXIMUM = Reduction("max", "a", "a if a > b or a != a else b", "lowest")
 MINIMUM = Reduction("min", "a", "a if a < b or a != a else b", "highest")
 ANY = Reduction("any", "C(1) if a else C(0)", "a if a > b else b", "0", truth=True)
 ALL = Reduction("all", "C(1) if a else C(0)", "a if a < b else b", "1", truth=True)
 
 _LANES = 32  # neighbouring outputs that a block of the column kernel takes together
-_HOST_CHUNK = 4096  # one thread: short chunks keep the rounding error of long sums small
+_HOST_CHUNK = 4096  # one thread: chunks keep the rounding error of very long sums small
 NUMBERS = FLOATS + INTEGERS
 
 
@@ -114,6 +116,7 @@ _CASES = [
     case((3, 5)), case((3, 5), axis=0), case((4, 3, 5), axis=1, keepdims=True), case((2, 3, 4), axis=(0, -1)),
     case((7, 33), axis=0), case((5, 300), axis=1), case(()), case((2, 1, 3), axis=(1,)),
 ]  # fmt: skip
+_LONG = case(np.full((8192,), 0.1, np.float32))  # errors of the same sign
 
 
 def _total_dtype(x: Tensor, dtype: Any) -> DType:
@@ -124,23 +127,38 @@ def _total_dtype(x: Tensor, dtype: Any) -> DType:
 
 def _total(x: Tensor, what: Reduction, axis: Axis, keepdims: bool, dtype: Any, name: str) -> Tensor:
     out = _total_dtype(x, dtype)
-    wider = out.accumulator if out.kind != "bool" else int64
-    compute = wider if wider.is_floating and not x.dtype.is_floating else _wider(x.dtype.accumulator, wider)
+    x, compute = _prepared(x, out)
     return reduce_axes(x, what, axes_tuple(axis, x.ndim, name), keepdims, out, compute)
 
 
-def _wider(a: DType, b: DType) -> DType:
-    return a if a.is_floating and (not b.is_floating or a.itemsize > b.itemsize) else b if b.is_floating else a
+def _prepared(x: Tensor, out: DType) -> tuple[Tensor, DType]:
+    """(operand, dtype to combine it in) for sums and products of dtype `out`; outside the graph.
+
+    Elements are cast first, as NumPy does: fractions to integers, numbers to truth values. Between floating dtypes
+    nothing is rounded before the end.
+    """
+    x = x.detach()
+    if out.kind == "bool" or (x.dtype.is_floating and not out.is_floating):
+        x = to_dtype(x, out)
+    own, wide = x.dtype.accumulator, out.accumulator
+    if not out.is_floating:
+        return x, own
+    return x, own if own.is_floating and own.itemsize > wide.itemsize else wide
 
 
 @primitive(
-    lambda x, axis=None, keepdims=False: x.sum(axis, keepdims=keepdims), [*_CASES, case((0, 3), axis=0)],
+    lambda x, axis=None, keepdims=False: x.sum(axis, keepdims=keepdims), [*_CASES, case((0, 3), axis=0), _LONG],
     gradient=lambda g, x_shape, axis: _spread(g, x_shape, axis),
-    test_dtypes=NUMBERS, ulps=32,
+    test_dtypes=NUMBERS, ulps=16,
 )  # fmt: skip
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
     """Sum over axes (default all), accumulated in f32 (f64 for f64, 64 bits for integers and bool). Empty: 0."""
     return _total(x, SUM, axis, keepdims, dtype, "sum")
+
+
+def _floating(x: Tensor) -> DType:
+    """The dtype of means of x, and of the like."""
+    return x.dtype if x.dtype.is_floating else default_float
 
 
 def _mean_gradient(g: Tensor, x_shape: Shape, axis: Axis) -> Tensor:
@@ -150,29 +168,42 @@ def _mean_gradient(g: Tensor, x_shape: Shape, axis: Axis) -> Tensor:
 
 @primitive(
     lambda x, axis=None, keepdims=False: x.mean(axis, keepdims=keepdims), _CASES,
-    gradient=_mean_gradient, ulps=32,
+    gradient=_mean_gradient, ulps=8,
 )  # fmt: skip
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Arithmetic mean over axes; divided before it is rounded to the dtype. Integers give float32. Empty: NaN."""
     axes = axes_tuple(axis, x.ndim, "mean")
     n = product(permute(x.shape, axes))
-    out = x.dtype if x.dtype.is_floating else default_float
+    out = _floating(x)
     return reduce_axes(x, SUM, axes, keepdims, out, out.accumulator, 1 / n if n else float("nan"))
 
 
-def _prod_gradient(g: Tensor, y: Tensor, x: Tensor, axis: Axis) -> Tensor:
-    # the product of the others: y / x, unless a factor is 0; then only a single zero has a gradient
-    zero = equal(x, 0)
-    zeros = sum(to_dtype(zero, x.dtype), axis=axis, keepdims=True)
-    others = prod(where(zero, 1, x), axis=axis, keepdims=True)
-    partial = where(zero, where(zeros > 1, 0, others), where(zeros > 0, 0, _keep(y, x.shape, axis) / x))
-    return _keep(g, x.shape, axis) * partial
+def _prod_gradient(g: Tensor, x: Tensor, axis: Axis) -> Tensor:
+    return _keep(g, x.shape, axis) * _product_of_others(x, axes_tuple(axis, x.ndim, "prod"))
+
+
+def _product_of_others(x: Tensor, axes: Shape) -> Tensor:
+    """Of each element: those before it times those after it along the axes. No division: right at zeros as well."""
+    from .scans import _shifted, running_product  # they are made of reductions
+
+    if x.numel == 0:
+        return x
+    order = tuple(a for a in range(x.ndim) if a not in axes) + axes
+    moved = movement.permute(to_dtype(x, x.dtype.accumulator), order)
+    lines = reshape(moved, (*moved.shape[: x.ndim - len(axes)], -1))
+    before = _shifted(running_product(lines, -1), -1, False, 1)
+    after = flip(_shifted(running_product(flip(lines, -1), -1), -1, False, 1), -1)
+    others = reshape(before * after, moved.shape)
+    return movement.permute(others, tuple(order.index(a) for a in range(x.ndim)))
 
 
 @primitive(
     lambda x, axis=None, keepdims=False: x.prod(axis, keepdims=keepdims),
-    [case((3, 5)), case((3, 5), axis=0), case((2, 3, 2), axis=1, keepdims=True), case((0, 2), axis=0)],
-    gradient=_prod_gradient, ulps=16, domain=Domain(0.5, 1.5, special=False),
+    [
+        case((3, 5)), case((3, 5), axis=0), case((2, 3, 2), axis=1, keepdims=True), case((0, 2), axis=0), case(()),
+        case(np.array([[0.0, 2.0, -3.0], [0.0, 0.5, 0.0], [4.0, 1.0, 3.0]]), axis=1), case((2, 3, 2), axis=(0, 2)),
+    ],
+    gradient=_prod_gradient, ulps=8, domain=Domain(0.5, 1.5, special=False),
 )  # fmt: skip
 def prod(x: Tensor, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
     """Product over axes. Empty: 1."""
@@ -189,8 +220,16 @@ def _extreme(x: Tensor, what: Reduction, axis: Axis, keepdims: bool, name: str) 
 
 
 def _extreme_gradient(g: Tensor, y: Tensor, x: Tensor, axis: Axis) -> Tensor:
-    chosen = to_dtype(equal(x, _keep(y, x.shape, axis)), x.dtype)
-    return _keep(g, x.shape, axis) * (chosen / sum(chosen, axis=axis, keepdims=True))
+    return shared_gradient(_keep(g, x.shape, axis), _keep(y, x.shape, axis), x, axis)
+
+
+_CHOSEN = fuse(lambda x, y: f.logical_or(f.equal(x, y), f.isnan(x)))
+
+
+def shared_gradient(g: Tensor, y: Tensor, x: Tensor, axis: Axis) -> Tensor:
+    """g in equal parts for the elements of x that are the extreme y, or NaN; the others get 0. y, g: axes kept."""
+    chosen = _CHOSEN(x, y)
+    return where(chosen, g / sum(chosen, axis=axis, keepdims=True), 0)  # counted in int64: more than f16 can hold
 
 
 @primitive(
@@ -266,17 +305,27 @@ def argmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor
     return _arg(x, False, axis, keepdims, "argmin")
 
 
-_VAR_CASES = [case((3, 5)), case((3, 5), axis=0), case((4, 3, 5), axis=1, keepdims=True, correction=1)]
+_VAR_CASES = [
+    case((3, 5)), case((3, 5), axis=0), case((4, 3, 5), axis=1, keepdims=True, correction=1),
+    case(np.array([1000.0, 1004.0] * 4, bfloat16.numpy)), case(np.array([-250.0, 250.0], np.float16)),
+]  # fmt: skip
 
 
-@composite(
-    lambda x, axis=None, keepdims=False, correction=0: x.var(axis, keepdims=keepdims, ddof=correction), _VAR_CASES,
-    ulps=64,
-)  # fmt: skip
-def var(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Tensor:
-    """Variance: the mean squared distance from the mean, with n − correction in the denominator."""
-    n = product(permute(x.shape, axes_tuple(axis, x.ndim, "var")))
-    distance = x - mean(x, axis=axis, keepdims=True)
+def _root(x: f.Expr) -> f.Expr:
+    zero = f.equal(x, 0)  # there the slope is taken as 0
+    return f.where(zero, 0, f.sqrt(f.where(zero, 1, x)))
+
+
+_ROOT = Elementwise("std", ["x"], _root(f.variable("x")))
+
+
+def _squared_distance(x: Tensor, axis: Axis, keepdims: bool, correction: Any, op: str) -> Tensor:
+    """The variance in f32 (f64 for f64): what is rounded to a 2-byte dtype on the way would show."""
+    n = product(permute(x.shape, axes_tuple(axis, x.ndim, op)))
+    if not isinstance(correction, (int, float, np.number)):
+        raise DTypeError(f"{op}: correction must be a number, got {correction!r}")
+    wide = to_dtype(x, _floating(x).accumulator)
+    distance = wide - mean(wide, axis=axis, keepdims=True)
     average = mean(distance * distance, axis=axis, keepdims=keepdims)
     if correction == 0:
         return average
@@ -284,12 +333,21 @@ def var(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: float 
 
 
 @composite(
+    lambda x, axis=None, keepdims=False, correction=0: x.var(axis, keepdims=keepdims, ddof=correction), _VAR_CASES,
+    ulps=16,
+)  # fmt: skip
+def var(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Tensor:
+    """Variance: the mean squared distance from the mean, with n − correction in the denominator. Rounded once."""
+    return to_dtype(_squared_distance(x, axis, keepdims, correction, "var"), _floating(x))
+
+
+@composite(
     lambda x, axis=None, keepdims=False, correction=0: x.std(axis, keepdims=keepdims, ddof=correction), _VAR_CASES,
-    ulps=64,
+    ulps=16,
 )  # fmt: skip
 def std(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Tensor:
-    """Standard deviation, √var."""
-    return square_root(var(x, axis, keepdims, correction))
+    """Standard deviation, √var, rounded once. Its slope where all elements are equal is taken as 0."""
+    return to_dtype(_ROOT(_squared_distance(x, axis, keepdims, correction, "std")), _floating(x))
 
 
 def _logsumexp(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
@@ -298,13 +356,24 @@ def _logsumexp(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return scipy.special.logsumexp(x, axis=axis, keepdims=keepdims)
 
 
-@composite(_logsumexp, [case((3, 5), axis=1), case((3, 5)), case((2, 3, 4), axis=(0, 2), keepdims=True)], ulps=16)
+@composite(
+    _logsumexp, [
+        case((3, 5), axis=1), case((3, 5)), case((2, 3, 4), axis=(0, 2), keepdims=True), case((2, 0), axis=1),
+        case((70000,)),
+    ],
+    ulps=8,
+)  # fmt: skip
 def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """log Σ exp(x) over axes, without overflow."""
-    top = max(x.detach(), axis=axis, keepdims=True)
-    shift = where(isfinite(top), top, 0)
-    total = log(sum(exp(x - shift), axis=axis, keepdims=True)) + shift
-    return total if keepdims else reshape(total, _kept_shape(x.shape, axes_tuple(axis, x.ndim, "logsumexp"), False))
+    """log Σ exp(x) over axes, without overflow, in f32 or wider and rounded once. Empty: −∞."""
+    axes = axes_tuple(axis, x.ndim, "logsumexp")
+    if product(permute(x.shape, axes)) == 0:
+        total = log(sum(to_dtype(x, _floating(x).accumulator), axis=axes, keepdims=True))
+    else:
+        top = to_dtype(max(x.detach(), axis=axes, keepdims=True), x.dtype.accumulator)
+        shift = where(isfinite(top), top, 0)
+        total = log(sum(exp(x - shift), axis=axes, keepdims=True)) + shift
+    total = to_dtype(total, _floating(x))
+    return total if keepdims else reshape(total, _kept_shape(x.shape, axes, False))
 
 
 __all__ = ["all", "any", "argmax", "argmin", "logsumexp", "max", "mean", "min", "prod", "std", "sum", "var"]

@@ -19,8 +19,8 @@ from .kernel_op import primitive
 from .launch import run, spread
 from .movement import concat, contiguous, fill_, narrow, reshape
 from .ordering import LOGSUMEXP, MAXIMUM, MINIMUM, PRODUCT, SUM, scan_axis, scan_chunks
+from .reductions import _prepared as prepared
 from .reductions import _total_dtype as total_dtype
-from .reductions import _wider as wider
 from .table import Domain, case, composite
 
 NUMBERS = FLOATS + INTEGERS
@@ -30,8 +30,7 @@ A_FEW = (float32, bfloat16, int64, uint8)  # for what is made of ops that are te
 def _running(x: Tensor, what: Monoid, axis: int, reverse: bool, dtype: Any, op: str) -> Tensor:
     """The accumulation rules of `sum`: integers in 64 bits, floats in f32 (f64 for f64)."""
     out = total_dtype(x, dtype)
-    large = out.accumulator if out.kind != "bool" else int64
-    compute = large if large.is_floating and not x.dtype.is_floating else wider(x.dtype.accumulator, large)
+    x, compute = prepared(x, out)
     return scan_axis(x, what, axis_index(axis, x.ndim, op), reverse, out, compute)
 
 

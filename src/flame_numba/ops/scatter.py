@@ -16,11 +16,11 @@ from ..errors import ConfigError, DTypeError, ShapeError
 from ..shapes import Shape, axis_index, broadcast, numel
 from ..tensor import Tensor, expanded
 from .elementwise import maximum, where
-from .indexing import A_FEW, check_fits, check_mask, corner, take, take_points
+from .indexing import A_FEW, check_fits, check_mask, check_single, corner, take, take_points
 from .launch import same_device
 from .lines import check_index
-from .movement import broadcast_to, reshape, to_dtype
-from .mutation import check_grows, check_kind
+from .movement import broadcast_to, clone, reshape, to_dtype
+from .mutation import check_grows, check_kind, check_number_kind
 from .scatter_primitives import (
     add_along,
     add_points,
@@ -58,11 +58,19 @@ def check_flat(op: str, x: Tensor, axis: int, indices: Tensor) -> int:
     ],
     test_dtypes=A_FEW_NUMBERS,
 )  # fmt: skip
-def index_add(x: Tensor, axis: int, indices: Tensor, source: Tensor, alpha: float = 1) -> Tensor:
-    """x with alpha·source added at indices (n) along an axis; source: x's shape with n there, or broadcast to it."""
+def index_add(x: Tensor, axis: int, indices: Tensor, source: Tensor | float, alpha: float = 1) -> Tensor:
+    """x with alpha·source added at indices (n) along an axis; source: x's shape with n there, or broadcast to it.
+
+    Raises DTypeError for a source or an alpha that does not go into x's dtype.
+    """
     at = check_flat("index_add", x, axis, indices)
     source = as_source("index_add", x, source, point_shape(x, indices, at))
-    return add_points(x, indices, source if alpha == 1 else source * alpha, at)
+    return add_points(x, indices, scaled("index_add", x, source, alpha), at)
+
+
+def scaled(op: str, x: Tensor, source: Tensor, alpha: float) -> Tensor:
+    """alpha·source. Raises DTypeError for an alpha that does not go into x's dtype: what is added would be cut."""
+    return source if alpha == 1 else source * check_number_kind(op, x.dtype, alpha)
 
 
 def _index_copy_reference(x: Any, axis: int, i: Any, source: Any) -> Any:
@@ -76,10 +84,10 @@ def _index_copy_reference(x: Any, axis: int, i: Any, source: Any) -> Any:
     [case((5, 3), 0, Integers((4,), -5, 5), (4, 3)), case((2, 4), -1, Integers((6,), 0, 4), (1, 6))],
     test_dtypes=A_FEW, ulps=0,
 )  # fmt: skip
-def index_copy(x: Tensor, axis: int, indices: Tensor, source: Tensor) -> Tensor:
+def index_copy(x: Tensor, axis: int, indices: Tensor, source: Tensor | float) -> Tensor:
     """x with `source` at indices (n) along an axis; source: x's shape with n there, or broadcast to it."""
     at = check_flat("index_copy", x, axis, indices)
-    return put_points(x, indices, as_source("index_copy", x, source, point_shape(x, indices, at)), at, 1)
+    return put_points(x, indices, as_source("index_copy", x, source, point_shape(x, indices, at)), at, 1, "index_copy")
 
 
 @composite(
@@ -89,9 +97,8 @@ def index_copy(x: Tensor, axis: int, indices: Tensor, source: Tensor) -> Tensor:
 def index_fill(x: Tensor, axis: int, indices: Tensor, value: Tensor | float) -> Tensor:
     """x with one value (a number or a 0-d tensor) at indices (n) along an axis."""
     at = check_flat("index_fill", x, axis, indices)
-    if isinstance(value, Tensor) and value.ndim:
-        raise ShapeError(f"index_fill: the value must be a number or 0-d, its shape is {value.shape}; see index_copy")
-    return put_points(x, indices, as_source("index_fill", x, value, point_shape(x, indices, at)), at, 1)
+    check_single("index_fill", value, "index_copy")
+    return put_points(x, indices, as_source("index_fill", x, value, point_shape(x, indices, at)), at, 1, "index_fill")
 
 
 # --- an index for each line ---
@@ -169,18 +176,22 @@ def scatter_reduce(
     if reduce == "mean" and not x.dtype.is_floating:
         raise DTypeError(f"scatter_reduce: a mean of {x.dtype.name} is not a whole number; cast x to a float")
     at, source = line_source("scatter_reduce", x, axis, indices, src)
-    start = x if include_self else put_along(x, indices, _start(x, reduce, indices.shape), at)
+    op = "scatter_reduce"
+    start = x if include_self else put_along(x, indices, _start(x, reduce, indices.shape), at, op)
     if reduce in ("amax", "amin"):
         return extreme_along(start, indices, source, at, reduce == "amax")
     if reduce == "prod":
         return multiply_along(start, indices, source, at)
-    total = add_along(start, indices, source, at)
     if reduce == "sum":
-        return total
-    one = broadcast_to(constant(1, x.dtype, x), x.shape)
-    ones = broadcast_to(constant(1, x.dtype, x), indices.shape)
-    count = one if include_self else put_along(one, indices, _start(x, "sum", indices.shape), at)
-    return total / add_along(count, indices, ones, at)
+        return add_along(start, indices, source, at, op)
+    wide = x.dtype.accumulator  # a sum of 2-byte floats, or their number, may be out of their range
+    one = constant(1, wide, x)
+    count = broadcast_to(one, x.shape)
+    if not include_self:
+        count = put_along(count, indices, broadcast_to(constant(0, wide, x), indices.shape), at, op)
+    count = add_along(count, indices, broadcast_to(one, indices.shape), at, op)
+    total = add_along(to_dtype(start, wide), indices, to_dtype(source, wide), at, op)
+    return to_dtype(total / count, x.dtype)
 
 
 def _start(x: Tensor, reduce: str, shape: Shape) -> Tensor:
@@ -260,8 +271,8 @@ def masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     same_device([x, mask, source], "masked_scatter")
     check_grows("masked_scatter", x.shape, [mask.shape])
     check_kind("masked_scatter", x.dtype, source.dtype)
-    if not x.numel:
-        return x
+    if not x.numel or not (source.numel or mask.any().item()):  # the mask needs no element; few ask whether it does
+        return clone(x)
     held = reshape(expanded(mask.detach(), x.shape), (x.numel,))
     places = maximum(cumulative_sum(to_dtype(held, int64), 0) - 1, 0)
     taken = take_points(reshape(source, (source.numel,)), places, 0, 1, "masked_scatter")

@@ -36,8 +36,7 @@ def constant(value: Any, dtype: DType, like: Tensor) -> Tensor:
 def as_source(op: str, x: Tensor, value: Any, shape: Shape) -> Tensor:
     """A number or a tensor as what is written to x: of x's kind of dtype, broadcast to `shape`."""
     if not isinstance(value, Tensor):
-        check_number_kind(op, x.dtype, value)
-        return broadcast_to(constant(value, x.dtype, x), shape)
+        return broadcast_to(constant(check_number_kind(op, x.dtype, value), x.dtype, x), shape)
     check_kind(op, x.dtype, value.dtype)
     if value.shape == shape:
         return value
@@ -127,7 +126,7 @@ def _put_points_gradient(
 
 
 @primitive(
-    _put_points_reference, [
+    lambda x, i, v, axis, count, op="index": _put_points_reference(x, i, v, axis, count), [
         case((5, 3), Integers((4,), -5, 5), (4, 3), axis=0, count=1),
         case((2, 3, 2, 2), Integers((2, 3), 0, 6), (2, 3, 2), axis=1, count=2),
         case((4,), Integers((), 0, 4), (), axis=0, count=1),
@@ -135,11 +134,14 @@ def _put_points_gradient(
     ],
     gradient=_put_points_gradient, test_dtypes=MOVED, ulps=0, method=False,
 )  # fmt: skip
-def put_points(x: Tensor, indices: Tensor, value: Tensor, axis: int, count: int) -> Tensor:
-    """x with `value` at indices into `count` axes from `axis` on: the last one wins. What x[indices] = value is."""
-    source = as_source("index", x, value.detach(), point_shape(x, indices, axis, count))
+def put_points(x: Tensor, indices: Tensor, value: Tensor, axis: int, count: int, op: str = "index") -> Tensor:
+    """x with `value` at indices into `count` axes from `axis` on: the last one wins. What x[indices] = value is.
+
+    op: what an error names, here and below.
+    """
+    source = as_source(op, x, value.detach(), point_shape(x, indices, axis, count))
     y = copied(x)
-    scatter_lines(y, source, points("index", y.shape, axis, indices, count), "assign")
+    scatter_lines(y, source, points(op, y.shape, axis, indices, count), "assign")
     return y
 
 
@@ -219,18 +221,18 @@ _ALONG_CASES = [
     written_along(lambda old, value: value), _ALONG_CASES, gradient=_put_along_gradient, test_dtypes=MOVED, ulps=0,
     method=False,
 )  # fmt: skip
-def put_along(x: Tensor, indices: Tensor, values: Tensor, axis: int) -> Tensor:
+def put_along(x: Tensor, indices: Tensor, values: Tensor, axis: int, op: str = "scatter") -> Tensor:
     """x with y[…, indices[…, j, …], …] = values[…, j, …]: the last one wins. See scatter."""
-    return _along("scatter", x, indices, values, axis, "assign")
+    return _along(op, x, indices, values, axis, "assign")
 
 
 @primitive(
     written_along(lambda old, value: old + value), _ALONG_CASES,
     gradient=lambda g, indices, axis: (g, None, gather(g, axis, indices)), test_dtypes=NUMBERS, method=False,
 )  # fmt: skip
-def add_along(x: Tensor, indices: Tensor, values: Tensor, axis: int) -> Tensor:
+def add_along(x: Tensor, indices: Tensor, values: Tensor, axis: int, op: str = "scatter_add") -> Tensor:
     """x with y[…, indices[…, j, …], …] += values[…, j, …], in the order of j. See scatter_add."""
-    return _along("scatter_add", x, indices, values, axis, "sum")
+    return _along(op, x, indices, values, axis, "sum")
 
 
 def _extreme_gradient(g: Tensor, y: Tensor, x: Tensor, indices: Tensor, values: Tensor, axis: int) -> tuple[Any, ...]:

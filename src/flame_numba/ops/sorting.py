@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from ..dtypes import FLOATS, INTEGERS, bfloat16, bool_, default_float, float32, float64, int64, uint8
-from ..errors import ConfigError, ShapeError
+from ..errors import ConfigError, DTypeError, ShapeError
+from ..kernels import formula as f
 from ..shapes import axes_tuple, axis_index
 from ..tensor import Tensor
 from .creation import asarray
-from .elementwise import ceil, floor, isnan, lerp, maximum, minimum, where
+from .elementwise import ceil, floor, isnan, maximum, minimum, where
 from .elementwise import round as round_even
+from .formula_op import Elementwise
 from .indexing import take, take_along_axis
 from .kernel_op import primitive
 from .movement import contiguous, narrow, permute, reshape, squeeze, to_dtype, transpose
@@ -110,6 +112,14 @@ def kthvalue(x: Tensor, k: int, axis: int = -1, keepdims: bool = False) -> tuple
 
 
 # --- quantiles ------------------------------------------------------------------------------------------------------
+def _between(low: f.Expr, high: f.Expr, t: f.Expr) -> f.Expr:
+    # at t = 0 an infinity above has no part in it; two equal infinities have no distance
+    infinite = f.not_equal(low - low, 0)
+    distance = f.where(f.logical_and(infinite, f.equal(low, high)), 0, high - low)
+    return f.where(f.equal(t, 0), low, low + t * distance)
+
+
+_BETWEEN = Elementwise("quantile", ["low", "high", "t"], f.trace(_between, ["low", "high", "t"]))
 METHODS = ("linear", "lower", "higher", "midpoint", "nearest")
 
 
@@ -126,7 +136,20 @@ def _weights(q: Any, n: int, method: str, device: Any) -> tuple[Tensor, Tensor]:
         further = ceil(further)
     elif method == "midpoint":
         further = ceil(further) * 0.5
-    return to_dtype(below, int64), further
+    return to_dtype(where(isnan(below), 0, below), int64), further  # of a NaN the place is any, the distance NaN
+
+
+def _shares(q: Any) -> Any:
+    """q as an array of numbers in 0 … 1."""
+    try:
+        shares = np.asarray(q)
+    except ValueError:  # rows of different lengths
+        shares = np.asarray(None)
+    if shares.dtype.kind not in "biufV":  # V: bfloat16
+        raise DTypeError(f"quantile: q must be a number, numbers in rows of one length or a tensor, got {q!r}")
+    if not np.all((shares >= 0) & (shares <= 1)):
+        raise ConfigError(f"quantile: q={q} must be in 0 … 1")
+    return shares
 
 
 @composite(
@@ -143,7 +166,7 @@ def quantile(x: Tensor, q: Any, axis: Axis = None, keepdims: bool = False, metho
 
     Between two elements as `method` says: linear, lower, higher, midpoint, nearest. NaN if an element is NaN;
     integers give float32. Raises ShapeError if there are no elements. A q outside 0 … 1 is a ConfigError if q is a
-    number or a list; if it is a tensor, it means 0 or 1. (Hyndman and Fan 1996, type 7)
+    number or a list; if it is a tensor, it means 0 or 1, and a NaN gives NaN. (Hyndman and Fan 1996, type 7)
     """
     axes = axes_tuple(axis, x.ndim, "quantile")
     n = product(x.shape[a] for a in axes)
@@ -153,8 +176,8 @@ def quantile(x: Tensor, q: Any, axis: Axis = None, keepdims: bool = False, metho
         raise ConfigError(f"quantile: method={method!r} must be one of {', '.join(METHODS)}")
     if isinstance(q, Tensor):
         q = minimum(maximum(to_dtype(q.detach(), float64), 0.0), 1.0)
-    elif not np.all((np.asarray(q) >= 0) & (np.asarray(q) <= 1)):
-        raise ConfigError(f"quantile: q={q} must be in 0 … 1")
+    else:
+        q = _shares(q)
     kept = tuple(a for a in range(x.ndim) if a not in axes)
     out = x.dtype if x.dtype.is_floating else default_float
     lines = reshape(permute(to_dtype(x, out.accumulator), kept + axes), (*(x.shape[a] for a in kept), n))
@@ -162,9 +185,9 @@ def quantile(x: Tensor, q: Any, axis: Axis = None, keepdims: bool = False, metho
     below, further = _weights(q, n, method, x.device)
     low = take(ordered, below, -1)
     high = take(ordered, minimum(below + 1, n - 1), -1)
-    y = lerp(low, high, to_dtype(further, out.accumulator))
+    y = _BETWEEN(low, high, to_dtype(further, out.accumulator))
     last = reshape(narrow(ordered, -1, n - 1, 1), (*lines.shape[:-1], *(1,) * below.ndim))
-    y = where(isnan(last), last, where(further == 0, low, y))  # an infinity above has no part in it then
+    y = where(isnan(last), last, y)
     y = permute(y, (*range(len(kept), y.ndim), *range(len(kept))))
     if keepdims:
         y = reshape(y, below.shape + tuple(1 if a in axes else s for a, s in enumerate(x.shape)))
@@ -173,7 +196,11 @@ def quantile(x: Tensor, q: Any, axis: Axis = None, keepdims: bool = False, metho
 
 @composite(
     lambda x, axis=None, keepdims=False: np.median(x, axis, keepdims=keepdims),
-    [case((7,)), case((3, 4), axis=1), case((2, 3, 4), axis=(0, 1), keepdims=True)], ulps=16,
+    [
+        case((7,)), case((3, 4), axis=1), case((2, 3, 4), axis=(0, 1), keepdims=True),
+        case(np.array([[np.inf, np.inf], [-np.inf, -np.inf], [1.0, np.inf]]), axis=1),
+    ],
+    ulps=16,
 )  # fmt: skip
 def median(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The middle element along axes (default all), or the mean of the two in the middle. NaN if one is NaN."""

@@ -11,6 +11,7 @@ from ..errors import ShapeError
 from ..kernels import formula
 from ..tensor import Tensor
 from .launch import MapKernel, check_number, same_device
+from .mutation import check_target
 
 
 class Update:
@@ -36,6 +37,8 @@ class Update:
         compute = float64 if any(x.dtype is float64 for x in tensors) else float32
         inputs = [x if isinstance(x, Tensor) else check_number(x, compute, self.name) for x in operands]
         targets = list(operands[: self._targets])
+        for target in targets:
+            check_target(self.name, target)
         self._kernel(inputs, tuple(t.dtype for t in targets), compute, into=targets)
 
 

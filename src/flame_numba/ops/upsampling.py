@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from math import floor
+from math import floor, inf
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..errors import ConfigError, ShapeError
 from ..kernels.resample import upsample_program
 from ..shapes import Shape, numel
 from ..tensor import Tensor, new
+from .creation import as_number
 from .kernel_op import primitive
 from .launch import run, spread
 from .movement import contiguous, permute, reshape
@@ -114,7 +115,7 @@ def _place(n: int, m: int, ratio: Fraction, mode: str, align_corners: bool) -> t
     if align_corners:
         return (n - 1, 0, m - 1) if m > 1 else (0, 0, 1)
     a, c = ratio.numerator, ratio.denominator
-    if n == m and mode != "bicubic":  # as PyTorch: a factor that leaves the size leaves the axis
+    if n == m and mode != "bicubic":  # a factor that leaves the size leaves the axis; in PyTorch not for signals
         return 1, 0, 1
     if mode == "nearest":
         return a, 0, c
@@ -131,14 +132,21 @@ def _sizes(
     if size is not None:
         out = per_axis(size, axes, "upsample", "size", 1)
         return out, [Fraction(n, m) for n, m in zip(inputs, out, strict=True)]
-    scales = [scale_factor] * axes if isinstance(scale_factor, (int, float)) else list(scale_factor or ())
-    if len(scales) != axes or any(not s > 0 for s in scales):
-        raise ShapeError(f"upsample: scale_factor={scale_factor} must be a number > 0 or {axes} of them")
+    several = isinstance(scale_factor, (Sequence, np.ndarray)) and not isinstance(scale_factor, str)
+    given = tuple(scale_factor) if several else (scale_factor,) * axes  # type: ignore[arg-type]
+    scales = [float(as_number("upsample", "scale_factor", s)) for s in given]
+    if len(scales) != axes or any(not 0 < s < inf for s in scales):
+        raise ShapeError(f"upsample: scale_factor={scale_factor} must be a finite number > 0 or {axes} of them")
     out = tuple(floor(n * s) for n, s in zip(inputs, scales, strict=True))
     if any(m < 1 for m in out):
         raise ShapeError(f"upsample: scale_factor={scale_factor} leaves nothing of {inputs}")
-    # a factor such as 1/3 is meant as the fraction that it is near to
-    return out, [1 / Fraction(s).limit_denominator(4096) for s in scales]
+    return out, [1 / _fraction(s, max(n, m)) for s, n, m in zip(scales, inputs, out, strict=True)]
+
+
+def _fraction(s: float, longest: int) -> Fraction:
+    """The factor as a fraction whose products with indices up to `longest` fit 64 bits."""
+    near = Fraction(s).limit_denominator(4096)  # a factor such as 1/3 is meant as the fraction that it is near to
+    return near if abs(near - Fraction(s)) <= 1e-12 * s else Fraction(s).limit_denominator(2**56 // longest)
 
 
 def _upsample_reference(
@@ -196,7 +204,8 @@ def upsample(
     """
     spatial(x, min(max(x.ndim - 2, 1), 3), "upsample")
     axes = x.ndim - 2
-    if mode not in _TAPS or _AXES.get(mode, axes) != axes or (align_corners and mode not in _AXES):
+    known = isinstance(mode, str) and mode in _TAPS
+    if not known or _AXES.get(mode, axes) != axes or (align_corners and mode not in _AXES):
         corners = ", align_corners=True" if align_corners else ""
         raise ConfigError(f"upsample: mode={mode!r}{corners} does not fit {axes} axes; modes: {', '.join(_TAPS)}")
     if any(n < 1 for n in x.shape[2:]):
