@@ -190,7 +190,7 @@ def test_numbers_out_of_the_range_of_the_dtype_are_refused(dtype):
 
 def test_memory_of_another_library_refuses_a_recorded_change():
     """The change would go to new memory, where the other library does not see it."""
-    w = fn.ones((3,)).requires_grad_()
+    w = fn.ones((3,), device="cpu").requires_grad_()
     host = np.zeros(3, np.float32)
     x = fn.asarray(host, copy=False, device="cpu")
     for change in (lambda: x.add_(w), lambda: x.__setitem__(0, w[0]), lambda: x.fill_(w[0])):

@@ -82,8 +82,12 @@ def test_a_refused_mapping_leaves_nothing_behind(real_gpu: Device) -> None:
     start = backend.reserve(total + 8 * page)
     backend.map(start, 2 * page)
     backend.map(start + 4 * page, page)
-    free, lost = backend.memory_info().free, 0
-    for tries in range(200):
+    lost = page + 1
+    for tries in range(1000):
+        if tries % 50 == 0:  # what is left behind adds up in every fifty; what other processes take, not in all
+            if lost <= page and tries:
+                break
+            free = backend.memory_info().free
         with pytest.raises(DeviceOutOfMemory):
             backend.map(start + 5 * page, total)
         with pytest.raises(DeviceError, match="cuMemMap"):
@@ -94,10 +98,7 @@ def test_a_refused_mapping_leaves_nothing_behind(real_gpu: Device) -> None:
             backend.move_mapping(start, start + page, 2 * page)
         with pytest.raises(DeviceError, match="cuMemMap"):
             backend.move_mapping(start, start + 3 * page, 2 * page)
-        # what is left behind adds up; what other processes take and return does not
         lost = free - backend.memory_info().free
-        if tries >= 50 and lost <= page:
-            break
     assert lost <= page
     backend.fill(start, 1, 2 * page)  # still there
     backend.synchronize()
