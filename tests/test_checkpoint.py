@@ -9,7 +9,10 @@ import pytest
 
 import flame_numba as fn
 from flame_numba import testing
+from flame_numba.devices.contexts import Contexts
+from flame_numba.grad import replay
 from flame_numba.ops import TABLE
+from flame_numba.pool import current_pool
 
 
 def leaf(*shape: int, seed: int = 0) -> fn.Tensor:
@@ -189,6 +192,45 @@ def test_a_function_that_does_something_else_the_second_time_is_found_out():
 
     with pytest.raises(fn.GradientError, match="drew more random numbers"):
         fn.checkpoint(random, x).sum().backward()
+
+
+def test_a_failed_second_run_keeps_no_memory():
+    x, calls = fn.ones((1000,)).requires_grad_(), [0]
+
+    def shrinks(x):
+        calls[0] += 1
+        y = x.exp().exp()  # saved the same both times
+        return y[: -calls[0]].exp()
+
+    y = fn.checkpoint(shrinks, x * 1).sum()
+    before = _live()
+    with pytest.raises(fn.GradientError, match="it must do the same each time"):
+        y.backward()
+    gc.collect()
+    assert _live() == before
+
+
+def _live() -> int:
+    return current_pool(fn.default_device()).stats().allocated_bytes
+
+
+@pytest.mark.parametrize("when", ["enter", "leave"])
+def test_an_interrupt_does_not_leave_the_call_in_place(monkeypatch, when):
+    w = fn.ones((3,)).requires_grad_()
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Contexts, when, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fn.checkpoint(lambda a: a.exp(), w)
+    if when == "enter":
+        replay.FRAMES.enter()  # somebody else's call runs
+    assert replay.current_keeper() is None
+    w.exp().sum().backward()
+    replay.FRAMES.leave()
+    assert np.allclose(w.grad.numpy(), np.e)
 
 
 def test_arguments_and_captured_tensors_changed_since_are_noticed():

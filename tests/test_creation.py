@@ -135,6 +135,13 @@ def test_arrays_of_the_other_byte_order_are_converted(kind):
         (lambda x: fn.rand(2, generator=3), fn.DTypeError, "generator must be a Generator"),
         (lambda x: fn.dropout(x.to_dtype(fn.float32), generator=3), fn.DTypeError, "generator must be a Generator"),
         (lambda x: fn.rand(2, low=2, high=1), fn.ConfigError, "rand: needs low ≤ high"),
+        (lambda x: fn.randn(2, mean=np.nan), fn.ConfigError, "randn: needs .* got mean=nan and std=1"),
+        (lambda x: fn.randn(2, mean=-np.inf), fn.ConfigError, "randn: needs .* got mean=-inf"),
+        (lambda x: fn.randn(2, std=np.inf), fn.ConfigError, "randn: needs .* got mean=0.0 and std=inf"),
+        (lambda x: fn.randn(2, std=np.nan), fn.ConfigError, "randn: needs .* std=nan"),
+        (lambda x: fn.randn(2, std=-1), fn.ConfigError, "randn: needs .* std=-1"),
+        (lambda x: fn.randn(2, 1e5, dtype=fn.float16), fn.ConfigError, "randn: needs .* that float16 holds"),
+        (lambda x: fn.ones(2).normal_(np.nan), fn.ConfigError, "normal_: needs"),
         (lambda x: fn.randint(0.5, 3, 2), fn.DTypeError, "randint: low must be an int, got 0.5"),
         (lambda x: fn.permutation(2.0), fn.DTypeError, "permutation: n"),
         (lambda x: fn.multinomial(fn.ones(3), 2.0), fn.DTypeError, "multinomial: n"),
@@ -172,6 +179,21 @@ def test_what_is_no_int_or_number_is_refused_by_name(call, error, words):
     x = fn.asarray(np.arange(6, dtype=np.float32).reshape(2, 3))
     with pytest.raises(error, match=words):
         call(x)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [
+        (1 - 1e-12, 1.0, fn.float32),
+        (1000.1, 1000.2, fn.float16),
+        (0.3, 0.7, fn.bfloat16),
+        (-1.0, 1e-30 - 1, fn.float32),
+    ],
+)
+def test_random_numbers_are_not_below_low(low, high, dtype):
+    x = fn.rand((1000,), low, high, dtype=dtype).numpy().astype(float)
+    least = float(np.asarray(low, dtype.numpy))
+    assert x.min() >= least and x.max() < max(high, np.nextafter(least, np.inf))
 
 
 def test_repeats_may_be_a_list_as_in_numpy():

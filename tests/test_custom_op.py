@@ -244,11 +244,29 @@ def test_a_result_that_is_the_callers_tensor_is_a_view_of_it():
     assert np.all(x.grad.numpy() == 2)
 
 
-@pytest.mark.parametrize("wrap", [lambda y: [y], lambda y: {"y": y}, lambda y: (y, [y])], ids=["list", "dict", "inner"])
+NO_TENSORS = {
+    "list": lambda y: [y], "dict": lambda y: {"y": y}, "inner": lambda y: (y, [y]), "array": lambda y: y.numpy(),
+    "nothing": lambda y: None, "inner nothing": lambda y: (y, None), "number": lambda y: (y, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrap", NO_TENSORS.values(), ids=NO_TENSORS)
 def test_forward_returns_tensors(wrap):
     op = fn.custom_op(lambda ctx, x: wrap(x * 2), lambda ctx, g: g, name="packed")
-    with pytest.raises(fn.DTypeError, match="packed: forward returned a (list|dict); return a tensor or a tuple"):
-        op(leaf(3))
+    for x in (leaf(3), leaf(3).detach()):
+        with pytest.raises(fn.DTypeError, match=r"packed: forward returned a \w+; return a tensor or a tuple"):
+            op(x)
+
+
+@pytest.mark.parametrize("wrap", [lambda a: [a, 1], lambda a: (0, (a,)), lambda a: {"a": a}, lambda a: [{"x": [a]}]])
+def test_a_gradient_is_not_lost_inside_an_operand(wrap):
+    op = fn.custom_op(lambda ctx, xs, c, *, more=None: c * 2, lambda ctx, g: (None, g), name="packed")
+    for arguments, keywords in (((wrap(leaf(3)), leaf(3)), {}), (((), leaf(3)), {"more": wrap(leaf(3))})):
+        with pytest.raises(fn.GradientError, match="packed: a tensor inside a list, tuple or dict requires a gradient"):
+            op(*arguments, **keywords)
+        with fn.no_grad():
+            op(*arguments, **keywords)
+    op(wrap(leaf(3).detach()), leaf(3))
 
 
 def test_threads_may_share_a_graph():

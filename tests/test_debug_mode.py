@@ -18,7 +18,7 @@ BAD = fn.asarray([0, 7, 1, -9])
 @pytest.fixture
 def quiet(monkeypatch):
     """Faults stay where kernels leave them."""
-    monkeypatch.setattr(lines, "_raise_fault", lambda device: None)
+    monkeypatch.setattr(launch, "_raise_fault", lambda device: None)
     monkeypatch.setattr(lines, "known_at_once", lambda device: lines.is_debugging())
 
 

@@ -70,6 +70,17 @@ def test_what_gradcheck_refuses():
     for check in (fn.gradcheck, fn.gradgradcheck):
         with pytest.raises(fn.GradientError, match="does not require a gradient: an op was not recorded"):
             check(lambda x: x.detach() * 2, leaf(3))
+    for inputs, words in (
+        (np.ones(3), "got ndarray"),
+        ({"x": leaf(3)}, "got dict"),
+        (leaf(3).detach(), "no input requires a gradient"),
+        ([3, fn.ones(3).requires_grad_()], "input 1 is float32, which is too coarse"),
+    ):
+        with pytest.raises(fn.DTypeError, match=f"gradcheck: needs float64 inputs with .*{words}"):
+            fn.gradcheck(lambda x: x, inputs)
+    for check in (fn.gradcheck, fn.gradgradcheck, fn.numerical_gradient):
+        with pytest.raises(fn.DTypeError, match="function must return floating tensors, it returned NoneType"):
+            check(lambda x: None, leaf(3))
     sizes = iter(range(3, 9))
     with pytest.raises(fn.ShapeError, match=r"gave results of shapes \[\(4,\)\], before \[\(3,\)\]"):
         fn.gradcheck(lambda x: x.sum() * fn.ones((next(sizes),), dtype=fn.float64), leaf(2))

@@ -1,4 +1,4 @@
-"""Each row of docs/migration-from-flame.md does what it says, and no name of FLAME's has two rows."""
+"""Each row of the tables of the pages for newcomers does what it says, and no name has two rows."""
 
 from __future__ import annotations
 
@@ -10,37 +10,43 @@ import pytest
 
 import flame_numba as fn
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "migration-from-flame.md"
-TEXT = PAGE.read_text()
-SETUP = re.search(r"```python\n(.*?)```", TEXT, re.S).group(1)  # type: ignore[union-attr]
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGES = {"migration-from-flame.md": 100, "coming-from-pytorch.md": 30}  # at least so many rows
 
 
-def rows() -> list[tuple[str, str, str]]:
-    """(FLAME's names, the code here, what it gives) of each row of the tables."""
+def setup(page: str) -> str:
+    """The page's first block, which makes the names that its rows use."""
+    return re.search(r"```python\n(.*?)```", (DOCS / page).read_text(), re.S).group(1)  # type: ignore[union-attr]
+
+
+def rows(page: str) -> list[tuple[str, str, str]]:
+    """(the names there, the code here, what it gives) of each row of the tables."""
     found = []
-    for line in TEXT.splitlines():
+    for line in (DOCS / page).read_text().splitlines():
         cells = [c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]]
         if len(cells) == 3 and cells[0].startswith("`"):
             found.append((cells[0], cells[1], cells[2]))
     return found
 
 
-ROWS = rows()
+ROWS = [pytest.param(page, *row[1:], id=row[0]) for page in PAGES for row in rows(page)]
 
 
-def test_rows_are_found() -> None:
-    assert len(ROWS) > 100
-    names = [row[0] for row in ROWS]
+@pytest.mark.parametrize("page", PAGES)
+def test_rows_are_found(page: str) -> None:
+    names = [row[0] for row in rows(page)]
+    assert len(names) > PAGES[page]
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize(("flame", "here", "gives"), ROWS, ids=[row[0] for row in ROWS])
-def test_row(flame: str, here: str, gives: str) -> None:
+@pytest.mark.parametrize(("page", "here", "gives"), ROWS)
+def test_row(page: str, here: str, gives: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if here.startswith("see ["):
-        assert (PAGE.parent / re.search(r"\((.*?)\)", here).group(1)).exists()  # type: ignore[union-attr]
+        assert (DOCS / re.search(r"\((.*?)\)", here).group(1)).exists()  # type: ignore[union-attr]
         return
+    monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {}
-    exec(SETUP, scope)
+    exec(setup(page), scope)
     code = here.strip("`").replace("\\|", "|")
     *statements, last = code.split("; ") if not code.startswith("with ") else [code]
     for statement in statements:

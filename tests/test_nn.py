@@ -106,6 +106,45 @@ def test_a_module_without_forward_says_so() -> None:
         nn.Module()(1)
 
 
+def test_what_is_no_parameter_does_not_take_a_parameters_place() -> None:
+    layer = nn.Linear(2, 2)
+    for value in (layer.weight * 2, fn.ones((2, 2)), np.ones((2, 2))):
+        with pytest.raises(fn.DTypeError, match="Linear: weight is a Parameter, a plain (Tensor|ndarray) in its place"):
+            layer.weight = value
+    layer.weight = fn.Parameter(layer.weight * 2)
+    layer.bias = None
+    assert [name for name, _ in layer.named_parameters()] == ["weight"]
+
+
+def test_a_result_that_is_kept_is_no_buffer() -> None:
+    class Probed(nn.Module):
+        def __init__(self) -> None:
+            self.inner = nn.Linear(2, 3)
+            self.count = fn.zeros(())
+
+        def forward(self, x: fn.Tensor) -> fn.Tensor:
+            self.last = self.inner(x)
+            return self.last
+
+    model = Probed()
+    names = list(model.state_dict())
+    model(fn.ones((1, 2)))
+    assert list(model.state_dict()) == names == ["inner.weight", "inner.bias", "count"]
+    Probed().load_state_dict(model.state_dict())
+
+
+def test_references_back_are_not_followed() -> None:
+    child, parent = nn.Linear(2, 2, bias=False), nn.Module()
+    parent.child, parent.parts = child, [child]
+    child.parent = parent
+    parent.parts.append(parent.parts)
+    parent.shelf = {"own": nn.ReLU(), "all": [parent]}
+    assert list(parent.state_dict()) == ["child.weight", "parts.0.weight"]
+    assert list(child.state_dict()) == ["weight"]
+    assert len(list(parent.parameters())) == len(list(child.parameters())) == 1
+    assert len(list(parent.modules())) == 3 and "(child): Linear(" in repr(parent)
+
+
 # --- saving and moving --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", [fn.float32, fn.bfloat16, fn.float16])
 def test_save_load_forward_is_the_same(dtype: fn.DType, tmp_path: Path) -> None:
@@ -119,12 +158,33 @@ def test_save_load_forward_is_the_same(dtype: fn.DType, tmp_path: Path) -> None:
     np.testing.assert_array_equal(other(x).numpy(), model(x).numpy())
 
 
+@pytest.mark.parametrize("dtype", [fn.float32, fn.float16])
+def test_a_file_of_bfloat16_loads_into_another_dtype(dtype: fn.DType, tmp_path: Path) -> None:
+    model, other = nn.Linear(2, 3).to_dtype(fn.bfloat16), nn.Linear(2, 3).to_dtype(dtype)
+    np.savez(tmp_path / "model.npz", **model.state_dict())
+    with np.load(tmp_path / "model.npz") as state:
+        other.load_state_dict(state)
+    np.testing.assert_array_equal(other.weight.numpy().astype(np.float32), model.weight.numpy().astype(np.float32))
+
+
 def test_state_dict_is_a_snapshot_and_tensors_load_too() -> None:
     model = nn.Linear(2, 2)
     before = model.state_dict()
     tensors = {name: fn.asarray(array) * 2 for name, array in before.items()}
     model.load_state_dict(tensors)
     np.testing.assert_array_equal(model.weight.numpy(), before["weight"] * 2)
+
+
+def test_weights_of_pytorch_load_as_they_are() -> None:
+    torch = pytest.importorskip("torch")
+    theirs, model = torch.nn.Linear(3, 2), nn.Linear(3, 2)
+    low = {name: x.to(torch.bfloat16) for name, x in theirs.state_dict().items()}
+    for state in (dict(theirs.named_parameters()), theirs.state_dict(), low):
+        model.load_state_dict(state)
+        for name, x in state.items():
+            np.testing.assert_array_equal(model.state_dict()[name], x.detach().to(torch.float32).numpy())
+    model.weight.detach().fill_(7.0)
+    assert not (theirs.weight == 7).any()  # copied, not shared
 
 
 def test_load_says_what_does_not_fit_and_changes_nothing() -> None:
@@ -135,6 +195,8 @@ def test_load_says_what_does_not_fit_and_changes_nothing() -> None:
         ({**before, "more": before["bias"]}, fn.ConfigError, "unknown: more"),
         ({"weight": before["weight"] * 0, "bias": np.zeros(3)}, fn.ShapeError, r"bias has shape \(3,\).*\(2,\)"),
         ({"weight": before["weight"], "bias": np.zeros(2, int)}, fn.DTypeError, "bias has dtype int64"),
+        ({"weight": before["weight"], "bias": "ab"}, fn.DTypeError, "bias is no array of numbers"),
+        ({"weight": before["weight"], "bias": None}, fn.DTypeError, "bias is no array of numbers"),
     ):
         with pytest.raises(error, match=message):
             model.load_state_dict(state)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import flame_numba as fn
+from block_of_threads import launch
+from flame_numba.kernels import block, channel_norms, norms
 
 RNG = np.random.default_rng(0)
 
@@ -81,6 +83,118 @@ def test_a_mean_far_from_0_keeps_its_digits() -> None:
     np.testing.assert_allclose(fn.group_norm(fn.asarray(values), 2, eps=0.0).numpy(), expected, atol=1e-3)
     flat = fn.layer_norm(fn.asarray(values.reshape(2, -1)), eps=0.0).numpy().reshape(expected.shape)
     np.testing.assert_allclose(flat, expected, atol=1e-3)
+
+
+NORMS = {  # of n elements of one row, as (values, running variance)
+    "layer_norm": lambda x, moved: fn.layer_norm(x.reshape((1, -1))),
+    "group_norm": lambda x, moved: fn.group_norm(x.reshape((1, 4, -1)), 1),
+    "instance_norm": lambda x, moved: fn.instance_norm(x.reshape((1, 1, -1))),
+    "batch_norm": lambda x, moved: fn.batch_norm(x.reshape((-1, 1)), fn.zeros((1,)), moved, training=True, momentum=1),
+    "batch_norm2d": lambda x, moved: fn.batch_norm(
+        x.reshape((-1, 1, 40)), fn.zeros((1,)), moved, training=True, momentum=1
+    ),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("n", [1000, 8000, 50_000, 1_000_000])
+@pytest.mark.parametrize("value", [273.15, 12345.678, 1000000.3, -1.1e6])
+def test_equal_elements_become_0(norm: str, n: int, value: float) -> None:
+    """A mean of equal numbers is rounded; what is left of them must not be taken for their variance."""
+    x, variance = leaf(np.full(n, value), fn.float32), fn.ones((1,))
+    y = NORMS[norm](x, variance)
+    assert not y.detach().numpy().any()
+    if norm.startswith("batch"):
+        assert 0 <= variance.item() < 1e-6 * value * value
+    g = np.linspace(-1, 1, n) ** 2
+    (dx,) = fn.grad(y.reshape(-1), x, fn.asarray(g.astype(np.float32)))
+    np.testing.assert_allclose(dx.numpy(), (g - g.mean()) / 1e-5**0.5, rtol=0.1, atol=0.05)
+
+
+def by_threads(kernel, threads: int, *arguments, **names) -> None:
+    """Run a norm's kernel in f32 as blocks of many threads."""
+    words = {
+        "C": np.float32, "combine": np.add, "rsqrt": lambda v: 1 / np.sqrt(v), "WEIGHT": 0, "BIAS": False,
+        "span": lambda n: 4 * threads, "load_x": lambda p, i: p[i], "load_m": lambda p, i: p[i],
+        "store_y": np.ndarray.__setitem__, "store_m": np.ndarray.__setitem__, **names,
+    }  # fmt: skip
+    helpers = {"block_sum": block.block_combine, "corrected": channel_norms.corrected}
+    launch(kernel, arguments, 2, threads, words, {"shared": (threads, np.float32)}, helpers)
+
+
+@pytest.mark.parametrize("threads", [1, 4, 8])
+@pytest.mark.parametrize("value", [12345.678, 1000000.3])
+def test_equal_elements_become_0_in_a_block_of_threads(threads: int, value: float) -> None:
+    rows, n = 3, 1200
+    x = np.full(rows * n, value, np.float32)
+    y, (mean, scale) = np.ones_like(x), np.ones((2, rows), np.float32)
+    eps = np.float32(1e-5)
+    by_threads(norms.norm, threads, y, mean, scale, x, x, x, eps, rows, n, 1, CENTERED=True)
+    assert not y.any() and np.isfinite(scale).all()
+    runs = (rows, n, 4, n // 4, n // 4)
+    y[:] = 1
+    by_threads(channel_norms.channel_norm, threads, y, mean, scale, x, x, x, eps, *runs, 1, 1, 1)
+    assert not y.any() and (scale >= 0).all()
+    part_mean, part_spread = np.ones((2, rows * 12), np.float32)
+    by_threads(channel_norms.channel_moments, threads, part_mean, part_spread, x, *runs, 100, 3)
+    by_threads(channel_norms.merge_moments, threads, mean, scale, part_mean, part_spread, rows, 4, n // 4, 100, 3)
+    assert (mean == x[0]).all() and (scale >= 0).all()
+
+
+def test_merged_moments_are_those_of_all_elements() -> None:
+    x = (normal(2, 600) + 100).astype(np.float32)
+    part_mean, part_spread, (mean, variance) = *np.ones((2, 14), np.float32), np.ones((2, 2), np.float32)
+    runs = (2, 600, 1, 0, 600)
+    by_threads(channel_norms.channel_moments, 4, part_mean, part_spread, x.reshape(-1), *runs, 90, 7)
+    by_threads(channel_norms.merge_moments, 4, mean, variance, part_mean, part_spread, 2, 1, 600, 90, 7)
+    np.testing.assert_allclose(mean, x.astype(float).mean(1), rtol=1e-7)
+    np.testing.assert_allclose(variance, x.astype(float).var(1), rtol=1e-6)
+
+
+def test_not_a_number_is_normalised_to_not_a_number() -> None:
+    for values in ([1.0, np.nan, 2.0], [np.inf, 1.0, 2.0]):
+        for norm in NORMS.values():
+            x = np.resize(np.array(values, np.float32), 120)
+            assert np.isnan(norm(fn.asarray(x), fn.ones((1,))).numpy()).all()
+
+
+LONG = {
+    "softmax": (fn.softmax, lambda x: np.exp(x) / np.exp(x).sum()),
+    "log_softmax": (fn.log_softmax, lambda x: x - np.log(np.exp(x).sum())),
+    "rms_norm": (lambda x: fn.rms_norm(x, eps=0.0), lambda x: x / np.sqrt((x * x).mean())),
+    "layer_norm": (lambda x: fn.layer_norm(x, eps=0.0), lambda x: (x - x.mean()) / x.std()),
+    "cross_entropy": (
+        lambda x: fn.cross_entropy(x, fn.asarray(np.array([3])), label_smoothing=0.5),
+        lambda x: np.log(np.exp(x).sum()) - 0.5 * x[0, 3] - 0.5 * x.mean(),
+    ),
+}
+
+
+@pytest.mark.parametrize("op", LONG)
+@pytest.mark.parametrize("n", [4096, 100_000, 1 << 22])
+def test_long_rows_keep_their_digits(op: str, n: int) -> None:
+    """One sum after the other would lose four digits of the longest."""
+    values = np.random.default_rng(1).random((1, n)).astype(np.float32)
+    call, exact = LONG[op]
+    due = exact(values.astype(float))
+    error = np.abs(call(fn.asarray(values)).numpy() - due).max() / np.abs(due).max()
+    assert error < 2e-6
+
+
+@pytest.mark.parametrize("op", [fn.softmax, fn.log_softmax, fn.rms_norm, fn.layer_norm])
+def test_gradients_of_long_rows_keep_their_digits(op) -> None:
+    n = 1 << 20
+    values, g = np.random.default_rng(2).random((2, 1, n)).astype(np.float32)
+    found, due = (
+        fn.grad(op(x), x, fn.asarray(g, dtype=x.dtype))[0].numpy()
+        for x in (leaf(values, fn.float32), leaf(values, fn.float64))
+    )
+    assert np.abs(found - due).max() < 2e-6 * np.abs(due).max()
+
+
+def test_probabilities_of_a_very_long_row_add_up_to_1() -> None:
+    p = fn.softmax(fn.zeros((1, 1 << 25)))
+    assert p[0, 0].item() == 2.0**-25
 
 
 def test_layer_norm_over_several_axes_is_that_of_the_flattened_ones() -> None:

@@ -176,6 +176,40 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
         AdamW([p, parameter(fn.float32)]).load_state_dict(state)
 
 
+def _short(p: fn.Tensor) -> None:
+    p._grad = fn.zeros((5,))  # the setter would refuse it
+
+
+def _shared(p: fn.Tensor) -> None:
+    p.strides, p._contiguous = (0,), None
+
+
+@pytest.mark.parametrize("spoil", [_short, _shared])
+def test_a_step_that_cannot_be_taken_changes_nothing(spoil: Callable[[fn.Tensor], None]) -> None:
+    parameters = [fn.ones((4,)).requires_grad_() for _ in range(3)]
+    for p in parameters:
+        p.grad = fn.ones((4,))
+    optimizer = AdamW(parameters)
+    optimizer.step()
+    before = [p.tolist() for p in parameters[:2]]
+    spoil(parameters[2])
+    with pytest.raises(fn.ShapeError):
+        optimizer.step()
+    assert [p.tolist() for p in parameters[:2]] == before
+    assert [slot.steps for slot in optimizer._slots if slot] == [1, 1, 1]
+
+
+def test_a_kernel_that_was_not_launched_is_no_step() -> None:
+    p = fn.ones((4,)).requires_grad_()
+    p.grad = fn.ones((4,))
+    optimizer = AdamW([p])
+    optimizer.step()
+    optimizer.eps = "small"  # type: ignore[assignment]
+    with pytest.raises(fn.DTypeError):
+        optimizer.step()
+    assert optimizer._slots[0] is not None and optimizer._slots[0].steps == 1
+
+
 def test_another_dtype_needs_another_optimizer() -> None:
     model = nn.Linear(2, 2)
     optimizer = AdamW(model.parameters())
@@ -200,9 +234,97 @@ def test_another_dtype_needs_another_optimizer() -> None:
         (lambda p: AdamW([]), "the list of parameters is empty"),
         (lambda p: AdamW(p), "got a single tensor"),
         (lambda p: AdamW([p, p]), "listed twice"),
-        (lambda p: AdamW([p * 2]), "parameter 0 must be a leaf tensor"),
+        (lambda p: AdamW([p * 2]), "parameter 0 must be a leaf tensor of floating dtype, but is the result of an op"),
+        (lambda p: AdamW([fn.tensor([1, 2])]), "parameter 0 must be a leaf tensor of floating dtype, but is int64"),
+        (lambda p: AdamW(nn.Linear(2, 2)), r"got Linear; pass module\.parameters\(\)"),
+        (lambda p: AdamW({"p": p}), r"got dict; pass module\.parameters\(\)"),
+        (lambda p: AdamW(None), "got NoneType; pass"),
+        (lambda p: AdamW(nn.Linear(2, 2).named_parameters()), r"parameter 0 .* got tuple; pass module\.parameters\(\)"),
+        (lambda p: AdamW([{"params": [p]}]), "parameter 0 must be a leaf tensor, got dict; pass"),
+        (lambda p: AdamW([p], betas=0.9), "betas=0.9 must be two numbers"),
+        (lambda p: AdamW([p], lr=float("inf")), "lr=inf must be ≥ 0 and finite"),
     ],
 )
 def test_settings_that_make_no_sense(build: Any, message: str) -> None:
     with pytest.raises(fn.ConfigError, match=message):
         build(parameter(fn.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("lr", -1.0, fn.ConfigError),
+        ("lr", float("nan"), fn.ConfigError),
+        ("lr", "a", fn.DTypeError),
+        ("lr", None, fn.DTypeError),
+        ("lr", fn.ones((2,)), fn.DTypeError),
+        ("momentum", 1.0, fn.ConfigError),
+        ("nesterov", "no", fn.DTypeError),
+    ],
+)
+def test_a_setting_is_checked_when_it_is_given_and_at_the_next_step(name: str, value: Any, error: Any) -> None:
+    p = parameter(fn.float32)
+    p.grad = fn.ones((3, 5))
+    given: dict[str, Any] = {"lr": 0.1, "momentum": 0.9}
+    with pytest.raises(error, match=f"SGD: {name}"):
+        SGD([p], **{**given, name: value})
+    optimizer = SGD([p], **given)
+    setattr(optimizer, name, value)
+    with pytest.raises(error, match=f"SGD: {name}"):
+        optimizer.step()
+    np.testing.assert_array_equal(p.numpy(), START.astype(np.float32))
+
+
+@pytest.mark.parametrize("rate", [np.float32(0.5), np.asarray(0.5), fn.tensor(0.5)], ids=["scalar", "array", "tensor"])
+def test_a_rate_may_be_whatever_holds_one_number(rate: Any) -> None:
+    p = parameter(fn.float32)
+    p.grad = fn.ones((3, 5))
+    optimizer = SGD([p], lr=1.0)
+    optimizer.lr = rate
+    optimizer.step()
+    np.testing.assert_allclose(p.numpy(), START - 0.5, rtol=1e-5, atol=1e-6)
+    assert type(optimizer.state_dict()["settings"]["lr"]) is float
+
+
+def test_frozen_parameters_are_taken_and_left_alone_until_they_train() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].weight.requires_grad_(False)
+    optimizer = AdamW(model.parameters(), lr=0.1)
+    before = model.state_dict()
+    for trained in (False, True):
+        model[0].weight.requires_grad_(trained)
+        optimizer.zero_grad()
+        model(fn.ones((1, 2))).sum().backward()
+        optimizer.step()
+        assert np.array_equal(model[0].weight.numpy(), before["0.weight"]) is not trained
+        other = AdamW(model.parameters())  # a run that was saved at any time goes on
+        other.load_state_dict(optimizer.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda s: None, fn.DTypeError, "the state must be a mapping as .* got NoneType"),
+        (lambda s: {}, fn.ConfigError, "the state has no kind"),
+        (lambda s: {"kind": "AdamW"}, fn.ConfigError, "the state has no settings, slots"),
+        (lambda s: {**s, "settings": {}}, fn.ConfigError, "settings has no lr, betas"),
+        (lambda s: {**s, "settings": 3}, fn.DTypeError, "settings must be a mapping"),
+        (lambda s: {**s, "settings": {**s["settings"], "lr": "a"}}, fn.DTypeError, "lr must be a number"),
+        (lambda s: {**s, "slots": 3}, fn.DTypeError, "slots must be a list, got int"),
+        (lambda s: {**s, "slots": [{}]}, fn.ConfigError, "the slot of parameter 0 has no steps, state"),
+        (lambda s: {**s, "slots": [{"steps": 1, "state": None}]}, fn.DTypeError, "state of parameter 0 must be a map"),
+        (lambda s: {**s, "slots": [{**s["slots"][0], "steps": 1.5}]}, fn.DTypeError, "steps of parameter 0 must be an"),
+        (lambda s: {**s, "slots": [{**s["slots"][0], "steps": -1}]}, fn.ConfigError, "steps=-1 of parameter 0"),
+        (lambda s: {**s, "slots": [{"steps": 1, "state": {"mean": "a", "square": "b"}}]}, fn.DTypeError, "mean of"),
+    ],
+)
+def test_what_is_no_state_is_refused_and_changes_nothing(spoil: Any, error: Any, message: str) -> None:
+    p = parameter(fn.float32)
+    optimizer = AdamW([p], lr=0.5)
+    run(optimizer, p, GRADIENTS[:1])
+    before = optimizer.state_dict()
+    with pytest.raises(error, match=message):
+        optimizer.load_state_dict(spoil(AdamW.state_dict(optimizer)))
+    after = optimizer.state_dict()
+    assert after["settings"] == before["settings"] and after["slots"][0]["steps"] == 1
+    np.testing.assert_array_equal(after["slots"][0]["state"]["mean"], before["slots"][0]["state"]["mean"])

@@ -513,6 +513,21 @@ def test_callbacks_may_make_room(full: tuple[MemoryPool, Contents]) -> None:
     assert len(asked) == 1
 
 
+def test_a_callback_that_runs_out_itself_asks_no_callback(full: tuple[MemoryPool, Contents]) -> None:
+    pool, _ = full
+    asked: list[int] = []
+
+    def offload(of: MemoryPool, nbytes: int) -> None:
+        asked.append(nbytes)
+        of.allocate(MIB)
+
+    pool.on_pressure(offload)
+    for count in (1, 2):
+        with pytest.raises(OutOfMemory):
+            pool.allocate(MIB)
+        assert len(asked) == count
+
+
 def test_what_a_callback_raises_goes_to_the_caller(full: tuple[MemoryPool, Contents]) -> None:
     pool, _ = full
 

@@ -65,6 +65,43 @@ def test_global_pool_is_a_mean() -> None:
     assert np.allclose(y, x.mean((2, 3), keepdims=True))
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 2048, 1024), (1, 1, 2000, 1000)])
+@pytest.mark.parametrize("window", ["whole", "adaptive", "half", "rows", "padded"])
+def test_means_of_large_windows_keep_their_digits(shape: tuple[int, ...], window: str) -> None:
+    h, w = shape[2:]
+    x = np.random.default_rng(0).random(shape, np.float32)
+    wide = x.astype(float)
+    call, due = {
+        "whole": (lambda v: fn.avg_pool2d(v, (h, w)), wide.mean((2, 3), keepdims=True)),
+        "adaptive": (lambda v: fn.adaptive_avg_pool2d(v, 1), wide.mean((2, 3), keepdims=True)),
+        "half": (lambda v: fn.avg_pool2d(v, (h // 2, w)), wide.reshape(*shape[:2], 2, -1).mean(3)[..., None]),
+        "rows": (lambda v: fn.adaptive_avg_pool2d(v, (4, 1)), wide.reshape(*shape[:2], 4, -1).mean(3)[..., None]),
+        "padded": (
+            lambda v: fn.avg_pool2d(v, (h, w), padding=(h // 2, 0)), wide[:, :, : h // 2].sum((2, 3))[..., None] / h / w
+        ),
+    }[window]  # fmt: skip
+    found = call(fn.asarray(x)).numpy()[:, :, : due.shape[2] if window != "padded" else 1, :1]
+    np.testing.assert_allclose(found.reshape(-1), due.reshape(-1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [fn.float16, fn.float32, fn.float64], ids=lambda d: d.name)
+def test_the_mean_of_a_whole_plane_is_a_pool(dtype: fn.DType) -> None:
+    """The same values, dtype and gradients as by windows, also without a batch and under autocast."""
+    for axes, pool in ((1, fn.adaptive_avg_pool1d), (2, fn.adaptive_avg_pool2d), (3, fn.adaptive_avg_pool3d)):
+        size = (6, 4, 8)[:axes]
+        plain = getattr(fn, f"avg_pool{axes}d")
+        x = fn.asarray(np.random.default_rng(0).normal(size=(3, *size)), dtype=dtype).requires_grad_()
+        due = x.detach().numpy().astype(float).mean(tuple(range(1, axes + 1)), keepdims=True)
+        for call in (lambda v, pool=pool: pool(v, 1), lambda v, plain=plain, size=size: plain(v, size)):
+            y = call(x)
+            assert y.shape == (3, *(1,) * axes) and y.dtype is dtype
+            np.testing.assert_allclose(y.detach().numpy(), due, rtol=4 * dtype.eps, atol=dtype.eps)
+            (g,) = fn.grad(y.sum(), x)
+            np.testing.assert_allclose(g.numpy(), 1 / np.prod(size), rtol=dtype.eps)
+            with fn.autocast(fn.bfloat16):
+                assert call(x).dtype is dtype
+
+
 @pytest.mark.parametrize(
     "call, error, words",
     [

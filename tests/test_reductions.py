@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import flame_numba as fn
+from block_of_threads import launch
+from flame_numba.kernels import reduce
 
 INF, NAN = math.inf, math.nan
 HALVES = (fn.float16, fn.bfloat16)
@@ -94,6 +96,24 @@ def test_long_sums_keep_their_digits(n):
     due = float(np.float32(0.1))
     assert fn.sum(x).item() == pytest.approx(n * due, rel=1.2e-6)
     assert fn.mean(fn.broadcast_to(x, (3, n)), axis=1).tolist() == pytest.approx([due] * 3, rel=1.2e-6)
+
+
+@pytest.mark.parametrize("shape", [(1 << 20, 32), (1 << 14, 4096)])
+def test_long_sums_of_columns_keep_their_digits(shape):
+    x = fn.full(shape, 0.1)
+    assert fn.sum(x, axis=0).numpy() == pytest.approx(shape[0] * float(np.float32(0.1)), rel=1.2e-6)
+
+
+def test_long_sums_of_columns_by_a_block_of_threads():
+    n, lanes, threads = 20_000, 2, 4
+    x, y = np.full(n * lanes, 0.1, np.float32), np.zeros(lanes, np.float32)
+    names = {
+        "C": np.float32, "IDENTITY": 0, "LANES": lanes, "PIECE": 64, "combine": np.add, "transform": np.float32,
+        "load_x": lambda p, i: p[i], "store_y": np.ndarray.__setitem__,
+    }  # fmt: skip
+    launch(reduce.reduce_columns, (y, x, np.float32(1), lanes, lanes, 0, lanes, 1, n, n, 1), 1, threads, names,
+           {"shared": (threads, np.float32)}, {})  # fmt: skip
+    assert y == pytest.approx(n * float(np.float32(0.1)), rel=2e-6)
 
 
 def test_quantiles_between_infinities_and_of_nan():

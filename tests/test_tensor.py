@@ -203,6 +203,16 @@ DRAWS = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("draw", [fn.dropout, lambda x, generator: fn.rand(x.shape, device="cpu", generator=generator)])
+def test_a_draw_without_room_for_the_result_uses_up_nothing(draw):
+    generator = fn.Generator(3)
+    with fn.MemoryPool("cpu", fn.PoolConfig(limit="1 MiB")).use():
+        x = fn.ones((200_000,), device="cpu")
+        with pytest.raises(fn.OutOfMemory):
+            draw(x, generator=generator)
+    assert generator.state() == (3, 0)
+
+
 def test_random_numbers_have_their_moments():
     x = fn.randn((200_000,), mean=2.0, std=3.0, generator=fn.Generator(1)).numpy()
     assert abs(x.mean() - 2) < 0.03 and abs(x.std() - 3) < 0.03
@@ -243,10 +253,12 @@ def test_random_integers_reach_all_of_their_dtype(dtype):
         (lambda: fn.rand((2,), 5, 1), fn.ConfigError, "rand: needs low ≤ high"),
         (lambda: fn.rand((2,), 0, float("inf")), fn.ConfigError, "rand: needs low ≤ high, numbers that float32 holds"),
         (lambda: fn.rand((2,), "a"), fn.DTypeError, "rand: low must be a number"),
-        (lambda: fn.randn((2,), std=float("nan")), fn.ConfigError, "randn: std must be ≥ 0, got nan"),
+        (lambda: fn.randn((2,), std=float("nan")), fn.ConfigError, "randn: needs .* std=nan"),
         (lambda: fn.rand((2,), generator=3), fn.DTypeError, "generator must be a Generator or None, got 3"),
         (lambda: fn.Generator().set_state((1,)), fn.ConfigError, "set_state: needs .seed, counters used."),
         (lambda: fn.Generator().set_state((1, 0.5)), fn.DTypeError, "set_state: offset must be an int"),
+        (lambda: fn.Generator().set_state((1, -3)), fn.ConfigError, r"set_state: .* from 0 to 2⁶⁴ − 1, got \(1, -3\)"),
+        (lambda: fn.Generator().set_state((1, 2**64)), fn.ConfigError, "set_state: .* from 0 to 2⁶⁴ − 1"),
     ],
 )
 def test_random_functions_refuse_what_makes_no_sense(call, error, words):
@@ -455,6 +467,15 @@ def test_numpy_s_keywords_mean_the_same():
     for axes in (None, (1, 0, 2)):
         assert np.array_equal(np.transpose(x, axes).numpy(), np.transpose(host, axes))
     assert x.transpose().shape == (2, 4, 3) and x.transpose(0, 1).shape == (3, 2, 4)
+    assert np.array_equal(x.transpose(2, 0, 1).numpy(), host.transpose(2, 0, 1))
+
+
+def test_expand_keeps_the_axes_that_are_minus_one():
+    x = fn.arange(3).reshape(3, 1)
+    for shape in ((-1, 2), (4, -1, 2), (4, 3, -1)):
+        kept = tuple(m if n == -1 else n for n, m in zip(shape, (4, 3, 1)[-len(shape) :]))
+        for found in (x.expand(*shape), x.expand(shape), x.expand(list(shape))):
+            assert np.array_equal(found.numpy(), np.broadcast_to(x.numpy(), kept))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import subprocess
@@ -134,6 +135,26 @@ def test_the_marks_of_the_parameters_are_part_of_a_kernel(device):
         assert y.tolist() == [due]
     with pytest.raises(fn.DTypeError, match=r"a must be a whole number, got 2\.5"):
         fn.launch_kernel(fn.ensure_kernel(device, "store", store), 1, y, 2.5)
+
+
+def test_marks_are_known_without_postponed_annotations(device, tmp_path, monkeypatch):
+    (tmp_path / "marked_kernels.py").write_text(
+        "from flame_numba.kernels import language\n"
+        "from flame_numba.kernels.language import Number, Pointer, grid, gridsize\n\n\n"
+        "def fill(y: Pointer, start: Number, decay: language.Number, n: int):\n"
+        "    for i in range(grid(), n, gridsize()):\n"
+        "        y[i] = start + decay\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    fill = importlib.import_module("marked_kernels").fill
+    kernel, y = fn.ensure_kernel(device, "fill", fill), fn.zeros((2,))
+    for at, right in enumerate((y, 1.0, 0.5, 2)):
+        wrong = (y, 1.0, 0.5, 2)[:at] + (1 if right is y else y,) + (y, 1.0, 0.5, 2)[at + 1 :]
+        kind = "tensor" if right is y else "number"
+        with pytest.raises(fn.DTypeError, match=f"fill: {kernel.parameters[at]} must be a {kind}, got"):
+            fn.launch_kernel(kernel, 2, *wrong)
+    fn.launch_kernel(kernel, 2, y, 1.0, 0.5, 2)
+    assert y.tolist() == [1.5, 1.5] and fn.ensure_kernel(device, "fill", fill) is kernel
 
 
 def test_machine_code_is_kept_on_disk_also_of_functions_without_a_file(tmp_path):

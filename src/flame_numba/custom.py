@@ -114,7 +114,7 @@ class CustomOp:
             result = self._forward(ctx, *args, **keywords)
         given = result if isinstance(result, tuple) else (result,)
         for y in given:
-            if isinstance(y, (list, tuple, Mapping)):  # gradients of tensors in it would be lost
+            if not isinstance(y, Tensor):  # gradients of tensors in it would be lost
                 raise DTypeError(
                     f"{self.name}: forward returned a {type(y).__name__}; return a tensor or a tuple of them"
                 )
@@ -137,14 +137,18 @@ class CustomOp:
         for name, value in bound.kwargs.items():
             if isinstance(value, Tensor) and value.requires_grad:
                 raise GradientError(f"{self.name}: {name} requires a gradient, so it cannot be keyword-only")
+        if is_recording() and any(map(_hides_gradient, (*bound.args, *bound.kwargs.values()))):
+            raise GradientError(
+                f"{self.name}: a tensor inside a list, tuple or dict requires a gradient, which would be lost; "
+                "pass it as an operand of its own (forward may take *operands)"
+            )
         return bound.args
 
     def _record(self, ctx: Context, operands: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[Any, ...]:
         # a result that is an operand, or another tensor of the caller's, must not lose its own place in the graph
-        results = tuple(y.detach() if isinstance(y, Tensor) else y for y in given)
+        results = tuple(y.detach() for y in given)
         wanted = [
-            y if isinstance(y, Tensor) and y.dtype.is_floating and id(before) not in ctx._without else None
-            for y, before in zip(results, given)
+            y if y.dtype.is_floating and id(before) not in ctx._without else None for y, before in zip(results, given)
         ]
         inputs = [x if isinstance(x, Tensor) and x.dtype.is_floating else None for x in operands]
         saved = {
@@ -232,8 +236,13 @@ class CustomOp:
         return f"<custom op {self.name}>"
 
 
-def _kind(y: Any) -> Any:
-    return (y.shape, y.dtype, y.device) if isinstance(y, Tensor) and y.dtype.is_floating else None
+def _hides_gradient(value: Any) -> bool:
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return any(x.requires_grad if isinstance(x, Tensor) else _hides_gradient(x) for x in items)
+
+
+def _kind(y: Tensor) -> Any:
+    return (y.shape, y.dtype, y.device) if y.dtype.is_floating else None
 
 
 def _zeros(kind: Any) -> Tensor | None:

@@ -101,7 +101,7 @@ def numerical_gradient(
     """
     _check_settings("numerical_gradient", eps=eps)
     given, checked = _inputs(inputs, "numerical_gradient")
-    results = _results(function(*given))
+    results = _called("numerical_gradient", function, given)
     weights = [gradients] if isinstance(gradients, Tensor | np.ndarray) else gradients
     if weights is None:
         weights = [np.ones(y.shape) for y in results]
@@ -122,11 +122,24 @@ def _check_settings(op: str, **settings: Any) -> None:
 
 
 def _inputs(inputs: Any, op: str) -> tuple[tuple[Any, ...], list[int]]:
+    needed = f"{op}: needs float64 inputs with requires_grad_()"
+    if not isinstance(inputs, (Tensor, list, tuple)):
+        raise DTypeError(f"{needed}: a tensor, or a list of operands; got {type(inputs).__name__}")
     given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     checked = [i for i, x in enumerate(given) if isinstance(x, Tensor) and x.requires_grad]
-    if not checked or any(given[i].dtype.name != "float64" for i in checked):
-        raise DTypeError(f"{op}: needs float64 inputs with requires_grad_(); f32 is too coarse for differences")
+    if not checked:
+        raise DTypeError(f"{needed}: no input requires a gradient")
+    for i in checked:
+        if given[i].dtype is not float64:
+            raise DTypeError(f"{needed}: input {i} is {given[i].dtype.name}, which is too coarse for differences")
     return given, checked
+
+
+def _called(op: str, function: Callable[..., Any], xs: Sequence[Any]) -> list[Tensor]:
+    y = function(*xs)
+    if not (results := _results(y)):
+        raise DTypeError(f"{op}: the function must return floating tensors, it returned {type(y).__name__}")
+    return results
 
 
 def _results(y: Any) -> list[Tensor]:
@@ -147,7 +160,7 @@ def _slope(
     def slope(*xs: Any) -> Tensor:
         weights = np.random.default_rng(seed + 1)
         # every result takes its numbers, whether it requires a gradient or not: the same ones for the same result
-        scaled = [(y, weights.standard_normal(y.shape)) for y in _results(function(*xs))]
+        scaled = [(y, weights.standard_normal(y.shape)) for y in _called("gradcheck", function, xs)]
         recorded = [(y, asarray(w, device=y.device, dtype=y.dtype)) for y, w in scaled if y.requires_grad]
         if not recorded:
             raise GradientError(_UNRECORDED)
@@ -165,7 +178,7 @@ def _both(
 ) -> tuple[list[Array], list[Array]]:  # fmt: skip
     """Gradients of the checked inputs, and what differences give for them, in random directions of the results."""
     leaves = [x.detach().clone().requires_grad_() if i in checked else x for i, x in enumerate(given)]
-    results = _results(function(*leaves))
+    results = _called("gradcheck", function, leaves)
     weights: list[Array] = [rng.standard_normal(y.shape) for y in results]
     recorded = [(y, asarray(w, device=y.device, dtype=y.dtype)) for y, w in zip(results, weights) if y.requires_grad]
     if not recorded and not allow_constant:

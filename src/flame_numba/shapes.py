@@ -47,8 +47,8 @@ def as_ints(value: Any, gaps: bool = False) -> Any:
     return tuple([as_ints(item, gaps) for item in value])
 
 
-def as_shape(value: Any) -> Shape:
-    """A tuple of non-negative ints from an int or a sequence of ints."""
+def as_shape(value: Any, op: str = "shape") -> Shape:
+    """A tuple of non-negative ints from an int or a sequence of ints. Raises ShapeError."""
     if type(value) is tuple:
         for n in value:
             if type(n) is not int or n < 0:
@@ -59,9 +59,9 @@ def as_shape(value: Any) -> Shape:
         number = _index(value)
         shape = tuple([int(operator.index(item)) for item in value]) if number is None else (number,)
     except TypeError:
-        raise ShapeError(f"shape: expected an int or a sequence of ints, got {value!r}") from None
+        raise ShapeError(f"{op}: expected an int or a sequence of ints, got {value!r}") from None
     if any(n < 0 for n in shape):
-        raise ShapeError(f"shape: sizes must be ≥ 0, got {shape}")
+        raise ShapeError(f"{op}: sizes must be ≥ 0, got {shape}")
     return shape
 
 

@@ -100,6 +100,10 @@ WRONG_VALUES = {
         lambda: fn.tensordot(A, B, axes=(0,)), lambda: fn.tensordot(A, B, axes=1.0),
         lambda: fn.tensordot(A, B, axes=((0, 0), (1, 1))), lambda: fn.tensordot(A, A, axes=(0, None)),
     ],
+    "broadcast_to": [
+        lambda: fn.broadcast_to(A, (2, -1)), lambda: A.expand(-1, 2, 3), lambda: A.expand(-1), lambda: A.expand(2, -2),
+        lambda: A.expand("a"), lambda: A.expand(2, "a"),
+    ],
     "vecdot": [lambda: fn.vecdot(A, A, axis="a"), lambda: fn.vecdot(A, A, axis=-1.0)],
     "quantile": [
         lambda: fn.quantile(A, "a"), lambda: fn.quantile(A, None), lambda: fn.quantile(A, [[1], [0.1, 0.2]]),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import threading
 
+from .locks import held_over_forks
+
 
 class Contexts:
     """How many are open, in any thread. One that is never closed only makes allocations a little slower."""
@@ -15,7 +17,7 @@ class Contexts:
 
     def __init__(self) -> None:
         self.open = 0
-        self._lock = threading.Lock()
+        self._lock = held_over_forks(threading.Lock())
 
     def enter(self) -> None:
         with self._lock:

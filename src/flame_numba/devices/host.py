@@ -21,6 +21,7 @@ import numpy as np
 
 from ..errors import KernelError
 from .base import Address, DeviceOutOfMemory, Event, LaunchConfig, LaunchLimits, MemoryInfo, Stream
+from .locks import held_over_forks
 from .ranges import VirtualRanges
 from .streams import current_stream
 
@@ -28,6 +29,8 @@ ALIGNMENT = 256
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.13 names it
 _RANGE_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
 _C_TYPES = {"p": ctypes.c_void_p, "q": ctypes.c_int64, "f": ctypes.c_float, "d": ctypes.c_double}
+_LINKING = held_over_forks(threading.Lock())  # LLVM's linker is one for the process, and not for two threads at once
+_LINKERS: list[_Linker] = []  # the one, once there is one
 
 
 class _Linker:
@@ -42,25 +45,26 @@ class _Linker:
         self._read = llvm.ObjectFileRef.from_data
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
         self._loaded: dict[str, tuple[int, Any]] = {}
-        self._lock = threading.Lock()
 
     def load(self, image: bytes, entry: str) -> int:
         """The address of a function. Entries are unique: their names hold a digest of their source."""
-        with self._lock:
-            if entry not in self._loaded:
-                objects = self._read(image)
-                self._engine.add_object_file(objects)
-                self._engine.finalize_object()
-                self._loaded[entry] = (self._engine.get_function_address(entry), objects)
-            address = self._loaded[entry][0]
+        if entry not in self._loaded:
+            objects = self._read(image)
+            self._engine.add_object_file(objects)
+            self._engine.finalize_object()
+            self._loaded[entry] = (self._engine.get_function_address(entry), objects)
+        address = self._loaded[entry][0]
         if not address:
             raise KernelError(f"{entry}: not found in the compiled object")
         return address
 
 
-@functools.cache
-def _linker() -> _Linker:
-    return _Linker()
+def _linked(image: bytes, entry: str) -> int:
+    """The address of a function, by the linker of the process. A second one would unload its code when collected."""
+    with _LINKING:
+        if not _LINKERS:
+            _LINKERS.append(_Linker())
+        return _LINKERS[0].load(image, entry)
 
 
 class HostExecutable:
@@ -69,7 +73,7 @@ class HostExecutable:
     def __init__(self, image: bytes, entry: str, signature: str) -> None:
         self.name = entry
         types = [ctypes.c_void_p, ctypes.c_void_p, *(_C_TYPES[letter] for letter in signature)]
-        self._function = ctypes.CFUNCTYPE(ctypes.c_int32, *types)(_linker().load(image, entry))
+        self._function = ctypes.CFUNCTYPE(ctypes.c_int32, *types)(_linked(image, entry))
         self._scratch = ctypes.create_string_buffer(64)  # our kernels return nothing and raise nothing
         self._scratch_address = ctypes.addressof(self._scratch)
 
@@ -98,7 +102,7 @@ class HostBackend:
         self._streams = count(1)
         self._virtual = VirtualRanges(self.page_nbytes)
         self._reserved: dict[Address, mmap.mmap] = {}
-        self.lock = threading.RLock()
+        self.lock = held_over_forks(threading.RLock())
         self.streams_used = False
         self._arrays: dict[Address, np.ndarray] = {}
         self.fault_cell = self.allocate(8)
@@ -232,7 +236,10 @@ class HostBackend:
         """Everything has run already."""
 
     def take_fault(self) -> int:
-        code, self._fault.value = int(self._fault.value), 0
+        if not self._fault.value:
+            return 0
+        with self.lock:  # another thread's kernel may be running: it takes its fault itself, before the lock is free
+            code, self._fault.value = int(self._fault.value), 0
         return code
 
     def load(self, image: bytes, entry: str, signature: str) -> HostExecutable:

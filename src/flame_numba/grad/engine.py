@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,14 @@ from .replay import forgetting
 AddInto = Callable[[Tensor, Tensor], bool]
 _add_into: AddInto = lambda total, part: False  # noqa: E731 - the ops give a better one
 _GRADIENTS = threading.RLock()  # two threads may add to one leaf's gradient
+
+
+def _renew_lock() -> None:
+    global _GRADIENTS
+    _GRADIENTS = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)  # another thread of the parent may have held it
 
 
 def accumulate_with(add_into: AddInto) -> None:
@@ -251,18 +260,24 @@ _ALONE = _references(_slot, "held")  # what an object that only one attribute ho
 def _accumulate(tensor: Tensor, gradient: Tensor, create_graph: bool) -> Tensor:
     """Add to `.grad`; what was added.
 
-    A first gradient's memory is kept if one tensor alone holds it, and copied otherwise; later ones are added into
-    that memory if nobody else has got hold of `.grad` since. So gradients never share memory that is written to.
+    A first gradient's memory is kept if one tensor alone holds it, and copied otherwise, as is a broadcast view: users
+    may change `.grad` in place. Later ones are added into that memory if nobody else has got hold of `.grad` since. So
+    gradients never share memory that is written to.
     `.grad` is a tensor of its own over the memory: one that is on its way to a second leaf counts as a holder there.
     """
     with _GRADIENTS:
         if tensor._grad is None:
             alone = not create_graph and _references(gradient, "storage") <= _ALONE
-            gradient = gradient.detach() if alone else gradient.clone()
+            gradient = gradient.detach() if alone and not _is_broadcast(gradient) else gradient.clone()
             tensor._grad = gradient
         elif not (not create_graph and _is_ours(tensor) and _add_into(tensor._grad, gradient)):
             tensor._grad = tensor._grad + gradient
         return gradient
+
+
+def _is_broadcast(gradient: Tensor) -> bool:
+    strides = gradient.strides
+    return 0 in strides and any(s == 0 and n > 1 for n, s in zip(gradient.shape, strides, strict=True))
 
 
 def _is_ours(tensor: Any) -> bool:

@@ -85,23 +85,26 @@ class Frame:
                 f"checkpoint: run again, {self.name} saved {len(collector.found)} tensors, the first time "
                 f"{count}; it must do the same each time"
             )
-        for waiting, again in zip(self._waiting, collector.found, strict=False):
-            saved = waiting()
-            if saved is not None:
-                self._fill(saved, again.tensor, again.version)
+        pairs = zip(self._waiting, collector.found, strict=False)
+        filling = [(saved, again) for waiting, again in pairs if (saved := waiting()) is not None]
+        for saved, again in filling:  # all before any is filled: a graph that fails here is to hold nothing
+            self._check(saved.lost, again.tensor)
+        for saved, again in filling:
+            self._fill(saved, again.tensor, again.version)
         filled = _FILLED.get()
         if filled is not None:
             filled.append(self)
 
-    def _fill(self, saved: Any, tensor: Tensor, version: int) -> None:
-        lost = saved.lost
+    def _check(self, lost: Lost, tensor: Tensor) -> None:
         if (tensor.shape, tensor.dtype) != (lost.shape, lost.dtype):
             raise GradientError(
                 f"checkpoint: run again, {self.name} saved a {tensor.dtype.name} tensor of shape {tensor.shape}, the "
                 f"first time {lost.dtype.name} of shape {lost.shape}; it must do the same each time"
             )
+
+    def _fill(self, saved: Any, tensor: Tensor, version: int) -> None:
         saved.tensor = tensor.detach()  # without the second graph, which is no longer needed
-        if lost.storage() is not tensor.storage:
+        if saved.lost.storage() is not tensor.storage:
             saved.version = version  # else it was never let go: its version is still the one to compare with
 
     def forget(self) -> None:
@@ -115,6 +118,8 @@ class Frame:
 class Collector:
     """Takes what is saved while a call runs again."""
 
+    running = True
+
     def __init__(self, tape: Tape) -> None:
         self.tape: Tape = tape
         self.found: list[Any] = []  # `Saved`s
@@ -127,7 +132,8 @@ class Collector:
 
 def current_keeper() -> Frame | Collector | None:
     """Who takes what is saved here, if not the graph."""
-    return _KEEPER.get() if FRAMES.open else None
+    keeper = _KEEPER.get() if FRAMES.open else None
+    return keeper if keeper is not None and keeper.running else None  # an interrupt may have left one behind
 
 
 def current_tape() -> Tape | None:
@@ -144,13 +150,14 @@ def is_recomputing() -> bool:
 @contextmanager
 def entered(keeper: Frame | Collector) -> Iterator[None]:
     """Ops inside save their tensors with `keeper`."""
-    token = _KEEPER.set(keeper)
     FRAMES.enter()
-    try:
+    before = _KEEPER.get()
+    try:  # whenever an interrupt comes, the keeper of before is put back first
+        _KEEPER.set(keeper)
         yield
     finally:
+        _KEEPER.set(before)
         FRAMES.leave()
-        _KEEPER.reset(token)
 
 
 @contextmanager

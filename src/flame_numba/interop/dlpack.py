@@ -198,6 +198,9 @@ def _take(x: Any) -> Tensor:
 
 
 def _ask(x: Any, keywords: dict[str, Any]) -> Any:
-    with contextlib.suppress(TypeError):  # a producer of before 2023 does not know max_version
-        return x.__dlpack__(max_version=abi.VERSION, **keywords)
-    return x.__dlpack__(**keywords)
+    try:
+        with contextlib.suppress(TypeError):  # a producer of before 2023 does not know max_version
+            return x.__dlpack__(max_version=abi.VERSION, **keywords)
+        return x.__dlpack__(**keywords)
+    except (BufferError, RuntimeError) as error:  # what the standard asks of a producer that cannot, and PyTorch's
+        raise ShareError(f"from_dlpack: {type(x).__name__} does not share its memory: {error}") from error

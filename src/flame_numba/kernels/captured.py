@@ -239,6 +239,32 @@ def written(function: FunctionType) -> frozenset[str]:
     return names & (used | stored)
 
 
+def marks(function: FunctionType) -> tuple[str, ...]:
+    """What each parameter is annotated with, by name: "Pointer", "Number", "int" …, "None" without.
+
+    Pointer and Number are one object to Python, `Any`: where an annotation is that, its name is read off the source.
+    """
+    given = [function.__annotations__.get(name) for name in inspect.signature(function).parameters]
+    names = [str(getattr(a, "__name__", a)).rpartition(".")[2] for a in given]
+    if Any in given:
+        code = function.__code__
+        if (code, code.co_filename) not in _SOURCE_MARKS:
+            _SOURCE_MARKS[code, code.co_filename] = _source_marks(_verified_source(function))
+        written_as = _SOURCE_MARKS[code, code.co_filename]
+        names = [m if a is not Any else written_as.get(p, m) for p, a, m in zip(code.co_varnames, given, names)]
+    return tuple(names)
+
+
+_SOURCE_MARKS: dict[tuple[CodeType, str], dict[str, str]] = {}  # sources are slow to read
+
+
+def _source_marks(tree: ast.AST | None) -> dict[str, str]:
+    arguments = tree.args.args if isinstance(tree, ast.FunctionDef) else []
+    found = {a.arg: a.annotation for a in arguments}
+    named = {p: a.attr if isinstance(a, ast.Attribute) else getattr(a, "id", "") for p, a in found.items()}
+    return {p: name for p, name in named.items() if name in ("Pointer", "Number")}
+
+
 _ATTRIBUTES = ("shape", "size", "ndim", "strides", "itemsize", "nbytes")
 
 

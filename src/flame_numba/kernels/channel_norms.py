@@ -19,6 +19,7 @@ from .language import (
     Array,
     Binding,
     C,
+    Helper,
     Load,
     Number,
     Pointer,
@@ -32,11 +33,19 @@ from .language import (
     load_x,
     rsqrt,
     shared,
+    span,
     store_m,
     store_y,
     thread_index,
     udiv,
 )
+from .reduce import SPAN
+
+
+def corrected(total: Number, rest: Number, n: Number) -> Number:
+    """The squared distances from a mean that is off by `rest`: less n·rest², and not below 0; NaN stays."""
+    total -= rest * rest * n
+    return total if total > C(0) or total != total else C(0)
 
 
 def channel_norm(
@@ -51,37 +60,44 @@ def channel_norm(
     first_s = t - first_k * size
     step_k = udiv(THREADS, size)
     step_s = THREADS - step_k * size
+    step = span(n)
     for row in range(block_index(), rows, block_count()):
         base = row * row_stride
         center = C(0)
         k = first_k
         s = first_s
-        for _ in range(t, n, THREADS):
-            center += load_x(x, base + k * piece_stride + s)
-            s += step_s
-            k += step_k
-            if s >= size:
-                s -= size
-                k += 1
+        for begin in range(t, n, step):
+            some = C(0)
+            for _ in range(begin, min(begin + step, n), THREADS):
+                some += load_x(x, base + k * piece_stride + s)
+                s += step_s
+                k += step_k
+                if s >= size:
+                    s -= size
+                    k += 1
+            center += some
         center = block_sum(partial, center) / C(n)
         spread = C(0)
         rest = C(0)
         k = first_k
         s = first_s
-        for _ in range(t, n, THREADS):
-            v = load_x(x, base + k * piece_stride + s) - center
-            spread += v * v
-            rest += v
-            s += step_s
-            k += step_k
-            if s >= size:
-                s -= size
-                k += 1
-        if THREADS == 1:  # one thread's long sum was rounded often: what is left corrects the mean
-            rest /= C(n)
-            center += rest
-            spread -= rest * rest * C(n)
-        spread = block_sum(partial, spread) / C(n)
+        for begin in range(t, n, step):
+            some = C(0)
+            left = C(0)
+            for _ in range(begin, min(begin + step, n), THREADS):
+                v = load_x(x, base + k * piece_stride + s) - center
+                some += v * v
+                left += v
+                s += step_s
+                k += step_k
+                if s >= size:
+                    s -= size
+                    k += 1
+            spread += some
+            rest += left
+        rest = block_sum(partial, rest) / C(n)  # the mean was rounded: what is left corrects it
+        center += rest
+        spread = corrected(block_sum(partial, spread), rest, C(n)) / C(n)
         if t == 0:
             store_m(mean, row, center)
             store_m(variance, row, spread)
@@ -111,6 +127,7 @@ def channel_moments(
     """Of each part: its mean, and the sum of squared distances from it."""
     partial = shared()
     t = thread_index()
+    step = span(chunk)
     for part in range(block_index(), rows * pieces * chunks, block_count()):
         piece = udiv(part, chunks)
         begin = (part - piece * chunks) * chunk
@@ -118,20 +135,26 @@ def channel_moments(
         row = udiv(piece, pieces)
         base = row * row_stride + (piece - row * pieces) * piece_stride
         center = C(0)
-        for s in range(begin + t, end, THREADS):
-            center += load_x(x, base + s)
+        for start in range(begin + t, end, step):
+            some = C(0)
+            for s in range(start, min(start + step, end), THREADS):
+                some += load_x(x, base + s)
+            center += some
         center = block_sum(partial, center) / C(end - begin)
         total = C(0)
         rest = C(0)
-        for s in range(begin + t, end, THREADS):
-            v = load_x(x, base + s) - center
-            total += v * v
-            rest += v
-        if THREADS == 1:
-            rest /= C(end - begin)
-            center += rest
-            total -= rest * rest * C(end - begin)
-        total = block_sum(partial, total)
+        for start in range(begin + t, end, step):
+            some = C(0)
+            left = C(0)
+            for s in range(start, min(start + step, end), THREADS):
+                v = load_x(x, base + s) - center
+                some += v * v
+                left += v
+            total += some
+            rest += left
+        rest = block_sum(partial, rest) / C(end - begin)
+        center += rest
+        total = corrected(block_sum(partial, total), rest, C(end - begin))
         if t == 0:
             store_m(mean, part, center)
             store_m(spread, part, total)
@@ -145,19 +168,33 @@ def merge_moments(
     partial = shared()
     t = thread_index()
     parts = pieces * chunks
+    step = span(parts)
     n = C(pieces * size)
     for row in range(block_index(), rows, block_count()):
         center = C(0)
-        for i in range(t, parts, THREADS):
-            begin = (i - udiv(i, chunks) * chunks) * chunk
-            center += C(min(chunk, size - begin)) * load_m(part_mean, row * parts + i)
+        for first in range(t, parts, step):
+            some = C(0)
+            for i in range(first, min(first + step, parts), THREADS):
+                begin = (i - udiv(i, chunks) * chunks) * chunk
+                some += C(min(chunk, size - begin)) * load_m(part_mean, row * parts + i)
+            center += some
         center = block_sum(partial, center) / n
         total = C(0)
-        for i in range(t, parts, THREADS):
-            begin = (i - udiv(i, chunks) * chunks) * chunk
-            v = load_m(part_mean, row * parts + i) - center
-            total += load_m(part_spread, row * parts + i) + C(min(chunk, size - begin)) * v * v
-        total = block_sum(partial, total)
+        rest = C(0)
+        for first in range(t, parts, step):
+            some = C(0)
+            left = C(0)
+            for i in range(first, min(first + step, parts), THREADS):
+                begin = (i - udiv(i, chunks) * chunks) * chunk
+                v = load_m(part_mean, row * parts + i) - center
+                weighted = C(min(chunk, size - begin)) * v
+                some += load_m(part_spread, row * parts + i) + weighted * v
+                left += weighted
+            total += some
+            rest += left
+        rest = block_sum(partial, rest) / n
+        center += rest
+        total = corrected(block_sum(partial, total), rest, n)
         if t == 0:
             store_m(mean, row, center)
             store_m(variance, row, total / n)
@@ -194,19 +231,26 @@ def channel_sums(
     """Of each part: Σ g and Σ g·x̂."""
     partial = shared()
     t = thread_index()
+    step = span(chunk)
     for part in range(block_index(), rows * pieces * chunks, block_count()):
         piece = udiv(part, chunks)
         begin = (part - piece * chunks) * chunk
+        end = min(begin + chunk, size)
         row = udiv(piece, pieces)
         base = row * row_stride + (piece - row * pieces) * piece_stride
         center = load_m(mean, row)
         r = rsqrt(load_m(variance, row) + eps)
         a = C(0)
         b = C(0)
-        for s in range(begin + t, min(begin + chunk, size), THREADS):
-            v = load_g(g, base + s)
-            a += v
-            b += v * (load_x(x, base + s) - center) * r
+        for start in range(begin + t, end, step):
+            some = C(0)
+            other = C(0)
+            for s in range(start, min(start + step, end), THREADS):
+                v = load_g(g, base + s)
+                some += v
+                other += v * (load_x(x, base + s) - center) * r
+            a += some
+            b += other
         a = block_sum(partial, a)
         b = block_sum(partial, b)
         if t == 0:
@@ -222,20 +266,26 @@ def channel_row_sums(
     partial = shared()
     t = thread_index()
     parts = pieces * chunks
+    step = span(parts)
     n = C(pieces * size)
     for row in range(block_index(), rows, block_count()):
         at = (row - udiv(row, period) * period) * row_step
         a = C(0)
         b = C(0)
-        for i in range(t, parts, THREADS):
-            u = load_m(first, row * parts + i)
-            v = load_m(second, row * parts + i)
-            if WEIGHT:
-                factor = load_w(w, at + udiv(i, chunks) * piece_step)
-                u *= factor
-                v *= factor
-            a += u
-            b += v
+        for begin in range(t, parts, step):
+            some = C(0)
+            other = C(0)
+            for i in range(begin, min(begin + step, parts), THREADS):
+                u = load_m(first, row * parts + i)
+                v = load_m(second, row * parts + i)
+                if WEIGHT:
+                    factor = load_w(w, at + udiv(i, chunks) * piece_step)
+                    u *= factor
+                    v *= factor
+                some += u
+                other += v
+            a += some
+            b += other
         a = block_sum(partial, a)
         b = block_sum(partial, b)
         if t == 0:
@@ -272,6 +322,7 @@ def _bindings(dtype: DType, weight: DType, threads: int) -> dict[str, Binding]:
     return {
         "load_x": Load(dtype, c), "load_g": Load(dtype, c), "load_w": Load(weight, c), "load_m": Load(c, c),
         "store_m": Store(c, c), "store_y": Store(dtype, c), "shared": Array(c, threads, shared=True),
+        "span": SPAN, "corrected": Helper(corrected, 3, c),
     }  # fmt: skip
 
 

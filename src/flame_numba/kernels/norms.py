@@ -10,6 +10,7 @@ from .compile import Program
 from .language import (
     BIAS,
     CENTERED,
+    PIECE,
     THREADS,
     WEIGHT,
     Array,
@@ -29,12 +30,14 @@ from .language import (
     load_x,
     rsqrt,
     shared,
+    span,
     store_m,
     store_w,
     store_y,
     thread_index,
     udiv,
 )
+from .reduce import PIECE_LENGTH, SPAN
 
 NO_WEIGHT, FACTOR, ONE_PLUS = 0, 1, 2  # WEIGHT: nothing, w, or 1 + w
 
@@ -46,25 +49,36 @@ def norm(
     """y = (x − mean)·rstd·w + b with the row's mean (0 if not CENTERED) and 1/√(variance + eps); both are kept."""
     partial = shared()
     t = thread_index()
+    step = span(n)
     for row in range(block_index(), rows, block_count()):
         base = row * n
         at = udiv(row, period) * n
         center = C(0)
         if CENTERED:
-            for j in range(t, n, THREADS):
-                center += load_x(x, base + j)
+            for begin in range(t, n, step):
+                piece = C(0)
+                for j in range(begin, min(begin + step, n), THREADS):
+                    piece += load_x(x, base + j)
+                center += piece
             center = block_sum(partial, center) / C(n)
         spread = C(0)
         rest = C(0)
-        for j in range(t, n, THREADS):
-            v = load_x(x, base + j) - center
-            spread += v * v
-            rest += v
-        if CENTERED and THREADS == 1:  # one thread's long sum was rounded often: what is left corrects the mean
-            rest /= C(n)
+        for begin in range(t, n, step):
+            piece = C(0)
+            left = C(0)
+            for j in range(begin, min(begin + step, n), THREADS):
+                v = load_x(x, base + j) - center
+                piece += v * v
+                left += v
+            spread += piece
+            rest += left
+        spread = block_sum(partial, spread)
+        if CENTERED:  # the mean was rounded: what is left corrects it, so that equal elements become 0
+            rest = block_sum(partial, rest) / C(n)
             center += rest
             spread -= rest * rest * C(n)
-        r = rsqrt(block_sum(partial, spread) / C(n) + eps)
+            spread = spread if spread > C(0) or spread != spread else C(0)
+        r = rsqrt(spread / C(n) + eps)
         if t == 0:
             store_m(mean, row, center)
             store_m(rstd, row, r)
@@ -85,6 +99,7 @@ def norm_gradient(
     """dx = rstd·(u − mean(u) − x̂·mean(u·x̂)) with u = g·w and x̂ the normalised row; without mean(u) if not CENTERED."""
     partial = shared()
     t = thread_index()
+    step = span(n)
     for row in range(block_index(), rows, block_count()):
         base = row * n
         at = udiv(row, period) * n
@@ -92,14 +107,19 @@ def norm_gradient(
         r = load_m(rstd, row)
         first = C(0)
         second = C(0)
-        for j in range(t, n, THREADS):
-            u = load_g(g, base + j)
-            if WEIGHT == 1:
-                u *= load_w(w, at + j)
-            if WEIGHT == 2:
-                u *= C(1) + load_w(w, at + j)
-            first += u
-            second += u * (load_x(x, base + j) - center) * r
+        for begin in range(t, n, step):
+            piece = C(0)
+            other = C(0)
+            for j in range(begin, min(begin + step, n), THREADS):
+                u = load_g(g, base + j)
+                if WEIGHT == 1:
+                    u *= load_w(w, at + j)
+                if WEIGHT == 2:
+                    u *= C(1) + load_w(w, at + j)
+                piece += u
+                other += u * (load_x(x, base + j) - center) * r
+            first += piece
+            second += other
         first = block_sum(partial, first) / C(n) if CENTERED else C(0)
         second = block_sum(partial, second) / C(n)
         for j in range(t, n, THREADS):
@@ -118,7 +138,7 @@ def norm_parameters(
 ) -> None:  # fmt: skip
     """dw[segment, chunk] = Σ g·x̂ and, if BIAS, db = Σ g over a chunk of each segment's `period` rows.
 
-    A thread a column: neighbours read neighbours, and each sum runs in the order of the rows.
+    A thread a column: neighbours read neighbours, and each sum runs in the order of the rows, piece by piece.
     """
     groups = udiv(n + THREADS - 1, THREADS)
     for item in range(block_index(), segments * chunks * groups, block_count()):
@@ -129,10 +149,16 @@ def norm_parameters(
             begin = (part - segment * chunks) * chunk
             first = C(0)
             second = C(0)
-            for row in range(segment * period + begin, segment * period + min(begin + chunk, period)):
-                v = load_g(g, row * n + j)
-                first += v
-                second += v * (load_x(x, row * n + j) - load_m(mean, row)) * load_m(rstd, row)
+            end = segment * period + min(begin + chunk, period)
+            for start in range(segment * period + begin, end, PIECE):
+                piece = C(0)
+                other = C(0)
+                for row in range(start, min(start + PIECE, end)):
+                    v = load_g(g, row * n + j)
+                    piece += v
+                    other += v * (load_x(x, row * n + j) - load_m(mean, row)) * load_m(rstd, row)
+                first += piece
+                second += other
             store_w(dw, part * n + j, second)
             if BIAS:
                 store_w(db, part * n + j, first)
@@ -143,7 +169,7 @@ def _common(dtype: DType, weight: DType, threads: int) -> dict[str, Binding]:
     return {
         "load_x": Load(dtype, c), "load_g": Load(dtype, c), "load_w": Load(weight, c), "load_b": Load(weight, c),
         "load_m": Load(c, c), "store_m": Store(c, c), "store_y": Store(dtype, c),
-        "shared": Array(c, threads, shared=True),
+        "shared": Array(c, threads, shared=True), "span": SPAN,
     }  # fmt: skip
 
 
@@ -171,7 +197,7 @@ def norm_parameters_program(dtype: DType, out: DType, bias: bool, threads: int) 
     c = dtype.accumulator
     bindings = {
         "load_x": Load(dtype, c), "load_g": Load(dtype, c), "load_m": Load(c, c), "store_w": Store(out, c),
-        "BIAS": bias,
+        "BIAS": bias, "PIECE": PIECE_LENGTH,
     }  # fmt: skip
     arguments = (out, out, c, c, dtype, dtype) + ("int",) * 5
     return Program("norm_parameters", arguments, c, bindings, function=norm_parameters, threads=threads)

@@ -84,8 +84,10 @@ def average(
             total = C(0)
             for d in range(max(d0, 0), min(d1, id_)):
                 for h in range(max(h0, 0), min(h1, ih)):
+                    line = C(0)  # added up first: the mean of a large window keeps its digits
                     for w in range(max(w0, 0), min(w1, iw)):
-                        total += load_x(x, ((plane * id_ + d) * ih + h) * iw + w)
+                        line += load_x(x, ((plane * id_ + d) * ih + h) * iw + w)
+                    total += line
             if PADDED:
                 count = (min(d1, pd) - d0) * (min(h1, ph) - h0) * (min(w1, pw) - w0)
             else:

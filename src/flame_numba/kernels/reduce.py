@@ -37,8 +37,19 @@ from .language import (
     udiv,
 )
 
-_PIECE = 64  # elements that a thread adds up before they join its total: a long sum keeps its digits
+PIECE_LENGTH = 64  # elements that a thread adds up before they join its total: a long sum keeps its digits
 _ALL = 1 << 40  # no rounding, no pieces
+
+# span(n): from a piece of a thread to its next, where threads stride along n elements that nothing has cut into chunks.
+# A piece has 64 elements, or so many that there are no more pieces than that.
+SPAN = Function(
+    f"def call(n):\n"
+    f"    step = {PIECE_LENGTH} * THREADS\n"
+    f"    while step * step < n * THREADS:\n"
+    f"        step *= 2\n"
+    f"    return step",
+    1, int64, int64,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,8 +105,12 @@ def reduce_columns(
         if output < outputs:
             row = udiv(output, inner)
             base = row * s_outer + (output - row * inner) * s_inner
-            for k in range(c * chunk + first, min(c * chunk + chunk, n), rows):
-                total = combine(total, transform(load_x(x, base + k * s_axis)))
+            end = min(c * chunk + chunk, n)
+            for begin in range(c * chunk + first, end, PIECE * rows):
+                piece = C(IDENTITY)
+                for k in range(begin, min(begin + PIECE * rows, end), rows):
+                    piece = combine(piece, transform(load_x(x, base + k * s_axis)))
+                total = combine(total, piece)
         partial[thread_index()] = total
         barrier()
         half = rows // 2
@@ -172,7 +187,7 @@ def reduce_program(
             "transform": Function(f"def call(a): return {scalar}", 1, compute, given),
             "combine": Function(f"def call(a, b): return {what.combine}", 2, compute),
             "IDENTITY": _identity(what.identity, compute),
-            **({} if lanes else {"PIECE": _PIECE if what.rounds and compute.is_floating else _ALL}),
+            "PIECE": PIECE_LENGTH if what.rounds and compute.is_floating else _ALL,
             **({"LANES": lanes} if lanes else {}),
         },
         function=reduce_columns if lanes else reduce_rows,

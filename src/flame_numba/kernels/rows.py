@@ -37,16 +37,19 @@ from .language import (
     load_y,
     log,
     shared,
+    span,
     store_s,
     store_y,
     thread_index,
 )
+from .reduce import SPAN
 
 
 def softmax(y: Pointer, x: Pointer, rows: int, n: int) -> None:
     """y = exp(x − max) / Σ exp(x − max), or its logarithm. (Milakov and Gimelshein 2018, the safe form)"""
     partial = shared()
     t = thread_index()
+    step = span(n)
     for row in range(block_index(), rows, block_count()):
         base = row * n
         top = C(-INF)
@@ -55,8 +58,11 @@ def softmax(y: Pointer, x: Pointer, rows: int, n: int) -> None:
             top = v if v > top or v != v else top
         top = block_max(partial, top)
         total = C(0)
-        for j in range(t, n, THREADS):
-            total += exp(load_x(x, base + j) - top)
+        for begin in range(t, n, step):
+            piece = C(0)
+            for j in range(begin, min(begin + step, n), THREADS):
+                piece += exp(load_x(x, base + j) - top)
+            total += piece
         total = block_sum(partial, total)
         if LOGARITHM:
             rest = log(total)  # not added to top: their sum is rounded at the size of top
@@ -72,12 +78,16 @@ def softmax_gradient(dx: Pointer, y: Pointer, g: Pointer, rows: int, n: int) -> 
     """dx = y·(g − Σ g·y); for the logarithm dx = g − exp(y)·Σ g."""
     partial = shared()
     t = thread_index()
+    step = span(n)
     for row in range(block_index(), rows, block_count()):
         base = row * n
         total = C(0)
-        for j in range(t, n, THREADS):
-            v = load_g(g, base + j)
-            total += v if LOGARITHM else v * load_y(y, base + j)
+        for begin in range(t, n, step):
+            piece = C(0)
+            for j in range(begin, min(begin + step, n), THREADS):
+                v = load_g(g, base + j)
+                piece += v if LOGARITHM else v * load_y(y, base + j)
+            total += piece
         total = block_sum(partial, total)
         for j in range(t, n, THREADS):
             v = load_g(g, base + j)
@@ -96,6 +106,7 @@ def cross_entropy(
     """
     partial = shared()
     t = thread_index()
+    step = span(n)
     for row in range(block_index(), rows, block_count()):
         base = row * n
         top = C(0)
@@ -107,15 +118,21 @@ def cross_entropy(
                 top = v if v > top or v != v else top
             top = block_max(partial, top)
             total = C(0)
-            for j in range(t, n, THREADS):
-                total += exp(load_x(x, base + j) - top)
+            for begin in range(t, n, step):
+                piece = C(0)
+                for j in range(begin, min(begin + step, n), THREADS):
+                    piece += exp(load_x(x, base + j) - top)
+                total += piece
             total = block_sum(partial, total)
         rest = log(total) if NORMALIZE else C(0)
         others = C(0)
         if SMOOTH:
-            for j in range(t, n, THREADS):
-                d = rest - (load_x(x, base + j) - top)
-                others += d * load_w(w, j) if WEIGHT else d
+            for begin in range(t, n, step):
+                piece = C(0)
+                for j in range(begin, min(begin + step, n), THREADS):
+                    d = rest - (load_x(x, base + j) - top)
+                    piece += d * load_w(w, j) if WEIGHT else d
+                others += piece
             others = block_sum(partial, others) * smoothing / C(n)
         if t == 0:
             label = load_label(labels, row)
@@ -199,6 +216,7 @@ def softmax_program(dtype: DType, logarithm: bool, threads: int) -> Program:
         "load_x": Load(dtype, c),
         "store_y": Store(dtype, c),
         "shared": _shared(c, threads),
+        "span": SPAN,
         "LOGARITHM": logarithm,
     }
     name = "log_softmax" if logarithm else "softmax"
@@ -209,7 +227,7 @@ def softmax_gradient_program(dtype: DType, logarithm: bool, threads: int) -> Pro
     c = dtype.accumulator
     bindings = {
         "load_g": Load(dtype, c), "load_y": Load(dtype, c), "store_y": Store(dtype, c),
-        "shared": _shared(c, threads), "LOGARITHM": logarithm,
+        "shared": _shared(c, threads), "span": SPAN, "LOGARITHM": logarithm,
     }  # fmt: skip
     name = "log_softmax_gradient" if logarithm else "softmax_gradient"
     return Program(name, (dtype,) * 3 + ("int",) * 2, c, bindings, function=softmax_gradient, threads=threads)
@@ -238,7 +256,7 @@ def cross_entropy_program(
     c = dtype.accumulator
     bindings: dict[str, Binding] = {
         **what.flags, "load_x": Load(dtype, c), "load_label": Load(labels, int64), "load_w": Load(weight, c),
-        "store_y": Store(out, c), "store_s": Store(c, c), "shared": _shared(c, threads),
+        "store_y": Store(out, c), "store_s": Store(c, c), "shared": _shared(c, threads), "span": SPAN,
     }  # fmt: skip
     arguments = (out, c, c, c, dtype, labels, weight, int64, "int", "int", "number", "int", "int")
     return Program(what.name, arguments, c, bindings, function=cross_entropy, threads=threads)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from reprlib import recursive_repr
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..devices import Device
-from ..dtypes import DType, as_dtype
-from ..errors import ConfigError, DTypeError, ShapeError
+from ..dtypes import as_dtype, bfloat16
+from ..errors import ConfigError, DTypeError, ShapeError, ShareError
+from ..ops.creation import asarray
 from ..ops.movement import copied, copy_into
 from ..pool import memory_tag
 from ..tensor import Parameter, Tensor
@@ -23,10 +25,21 @@ class Module:
 
     What the attributes are decides what they mean: a Parameter is trained, any other Tensor is a buffer (saved and
     moved, not trained), a Module is a part. Lists, tuples and dicts of these, nested too, count as well. No
-    `super().__init__()` is needed. Names are paths, such as `layers.0.weight`.
+    `super().__init__()` is needed. Names are paths, such as `layers.0.weight`. A tensor that an op recorded, such as a
+    result of `forward` that is kept to look at, is no buffer; nor is what leads back to a module that holds this one.
     """
 
     training: bool = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # an array or another tensor would take the parameter's place as a buffer, which no optimizer sees
+        plain = isinstance(value, (Tensor, np.ndarray)) and not isinstance(value, Parameter)
+        if plain and isinstance(vars(self).get(name), Parameter):
+            raise DTypeError(
+                f"{type(self).__name__}: {name} is a Parameter, a plain {type(value).__name__} in its place would "
+                f"not be trained; set a Parameter, or copy values with {name}.detach().copy_(value)"
+            )
+        super().__setattr__(name, value)
 
     def forward(self, *args: Any, **keywords: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} has no forward()")
@@ -58,11 +71,7 @@ class Module:
 
     def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """(path, tensor) of all parameters and buffers; one that is shared comes under each of its names."""
-        for name, value in self.members():
-            if isinstance(value, Tensor):
-                yield prefix + name, value
-            elif isinstance(value, Module):
-                yield from value.named_tensors(f"{prefix}{name}.")
+        yield from _named_tensors(self, prefix, ())
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(path, parameter) of all parameters; one that is shared comes once, under its first name."""
@@ -121,8 +130,8 @@ class Module:
         """
         return {name: x.numpy() for name, x in self.named_tensors()}
 
-    def load_state_dict(self, state: Mapping[str, Array | Tensor]) -> None:
-        """Overwrite all parameters and buffers with these values, cast to their dtype.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Overwrite all parameters and buffers with these values, cast to their dtype: arrays, tensors, PyTorch's too.
 
         Raises ConfigError listing every name that is missing or unknown, ShapeError for a shape that differs and
         DTypeError for values of another kind (integers for a floating parameter); the module is then unchanged.
@@ -142,6 +151,7 @@ class Module:
         """What the module's line says between the parentheses."""
         return ""
 
+    @recursive_repr()
     def __repr__(self) -> str:
         lines = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.children()]
         extra = self.extra_repr()
@@ -150,12 +160,26 @@ class Module:
         return "\n".join([f"{type(self).__name__}({extra}", *lines, ")"])
 
 
-def _items(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _items(path: str, value: Any, above: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """`above`: the containers that hold this one; one that holds itself is not entered again."""
     if isinstance(value, (list, tuple, dict)):
+        above = (*above, id(value))
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _items(f"{path}.{key}", item)
+            if id(item) not in above:
+                yield from _items(f"{path}.{key}", item, above)
     else:
         yield path, value
+
+
+def _named_tensors(module: Module, prefix: str, above: tuple[int, ...]) -> Iterator[tuple[str, Tensor]]:
+    """`above`: the modules that hold this one, which a reference back does not enter again."""
+    above = (*above, id(module))
+    for name, value in module.members():
+        if isinstance(value, Tensor):
+            if value.node is None or isinstance(value, Parameter):
+                yield prefix + name, value
+        elif isinstance(value, Module) and id(value) not in above:
+            yield from _named_tensors(value, f"{prefix}{name}.", above)
 
 
 def _once(named: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
@@ -174,12 +198,16 @@ def _replace(tensor: Tensor, value: Tensor) -> None:
     tensor.grad = None
 
 
-def _fitting(name: str, own: Tensor, value: Array | Tensor) -> Tensor:
+def _fitting(name: str, own: Tensor, value: Any) -> Tensor:
     """The value as a tensor on `own`'s device, checked against it."""
-    if isinstance(value, Tensor):
-        found = value.detach() if value.device == own.device else Tensor.from_numpy(value.numpy(), own.device)
-    else:
-        found = Tensor.from_numpy(_from_npz(np.asarray(value), own.dtype), own.device)
+    if hasattr(value, "detach"):  # PyTorch's parameters, too
+        value = value.detach()
+    elif isinstance(value, np.ndarray):
+        value = _from_npz(value)
+    try:
+        found: Tensor = asarray(value, device=own.device)
+    except (DTypeError, ShapeError, ShareError) as error:
+        raise type(error)(f"load_state_dict: {name} is no array of numbers: {error}") from None
     if found.shape != own.shape:
         raise ShapeError(f"load_state_dict: {name} has shape {found.shape}, the module's has {own.shape}")
     if found.dtype.is_floating != own.dtype.is_floating:
@@ -187,6 +215,6 @@ def _fitting(name: str, own: Tensor, value: Array | Tensor) -> Tensor:
     return found
 
 
-def _from_npz(array: Array, dtype: DType) -> Array:
+def _from_npz(array: Array) -> Array:
     # np.load does not know bfloat16: it gives back two-byte elements without a type
-    return array.view(dtype.numpy) if array.dtype.kind == "V" and array.dtype.itemsize == dtype.itemsize else array
+    return array.view(bfloat16.numpy) if array.dtype == "V2" else array

@@ -13,7 +13,7 @@ from ..kernels import map as maps
 from ..kernels.compile import Program
 from ..kernels.formula import Expr
 from ..shapes import Shape, broadcast, check_sizes, collapse, expand_strides, numel, row_major
-from ..tensor import Tensor, dense
+from ..tensor import Tensor, _raise_fault, dense
 from .debug import is_debugging, settle
 
 _EXECUTABLES: dict[tuple[Any, ...], Executable] = {}
@@ -25,7 +25,7 @@ def executable(backend: Backend, build: Callable[..., Program], *choices: Any) -
     key = (backend, build, choices)
     found = _EXECUTABLES.get(key)
     if found is None:
-        found = _EXECUTABLES[key] = compiler.load(build(*choices), backend)
+        found = _EXECUTABLES.setdefault(key, compiler.load(build(*choices), backend))
     return found
 
 
@@ -36,8 +36,12 @@ def run(
     arguments: Sequence[Any],
     blocks: int,
     threads: int = 256,
+    may_fault: bool = False,
 ) -> None:
-    """Launch a kernel on the current stream. Tensors among the arguments stand for their addresses."""
+    """Launch a kernel on the current stream. Tensors among the arguments stand for their addresses.
+
+    may_fault: it may leave a fault. On the CPU device, where it has run on return, that is raised here.
+    """
     backend = device.backend
     stream = current_stream(backend)
     kernel = executable(backend, build, *choices)
@@ -46,6 +50,8 @@ def run(
         if backend.streams_used:
             note_use(arguments, stream)
         kernel.launch(config, tuple([a.address if isinstance(a, Tensor) else a for a in arguments]), stream)
+        if may_fault and backend.kind == "cpu":  # still under the lock: no other thread gets this one's fault
+            _raise_fault(device)
     if is_debugging():
         settle(backend, build.__name__.removesuffix("_program"))
 

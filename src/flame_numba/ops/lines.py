@@ -20,7 +20,7 @@ from ..errors import DTypeError, IndexOutOfRange
 from ..kernels.index import gather_program, resolve_program
 from ..kernels.scatter import join_runs_program, last_of_runs_program, merge_runs_program, walk_program
 from ..shapes import Shape, broadcast, collapse, expand_strides, numel, row_major, view_strides
-from ..tensor import FAULTS, Tensor, _raise_fault, new
+from ..tensor import FAULTS, Tensor, new
 from .creation import arange
 from .debug import is_debugging
 from .launch import run, same_device, spread
@@ -125,9 +125,7 @@ def launch(
 ) -> None:  # fmt: skip
     """`run`, and where the outcome is known at once (the CPU device, debug mode) an error that says which index."""
     try:
-        run(device, build, choices, arguments, spread(device.backend, items))
-        if device.kind == "cpu":
-            _raise_fault(device)
+        run(device, build, choices, arguments, spread(device.backend, items), may_fault=True)
     except IndexOutOfRange as error:
         raise _explained(op, offenders) or error from None
 

@@ -98,8 +98,20 @@ def _shape_method(op: Any) -> Any:
     return call
 
 
-def _transpose(self: Tensor, axis0: Any = -2, axis1: Any = -1) -> Tensor:
-    """Two axes exchanged (default the last two), as a view. As in NumPy, None reverses all, a tuple is their order."""
+def _expand(self: Tensor, *shape: Any) -> Tensor:
+    """`broadcast_to`, with -1 for an axis that keeps its size: x.expand(2, -1)."""
+    given = shape[0] if len(shape) == 1 else shape
+    if isinstance(given, (tuple, list)):
+        own = (None,) * (len(given) - self.ndim) + self.shape  # a new axis has no size to keep
+        given = tuple([m if n == -1 and m is not None else n for n, m in zip(given, own)])
+    return movement.broadcast_to(self, given)
+
+
+def _transpose(self: Tensor, axis0: Any = -2, axis1: Any = -1, *more: Any) -> Tensor:
+    """Two axes exchanged (default the last two), as a view. As in NumPy, None reverses all, more axes, or a tuple of
+    them, are their order."""
+    if more:
+        return movement.permute(self, (axis0, axis1, *more))
     if axis0 is None:
         return movement.permute(self, range(self.ndim)[::-1])
     if isinstance(axis0, (tuple, list)):
@@ -149,7 +161,7 @@ _METHODS: dict[str, Any] = {
     "view": _shape_method(movement.view),
     "permute": _shape_method(movement.permute),
     "broadcast_to": _shape_method(movement.broadcast_to),
-    "expand": _shape_method(movement.broadcast_to),
+    "expand": _expand,
     "clamp": closeness.clip,
     "split": movement.split,
     "chunk": rearrange.chunk,

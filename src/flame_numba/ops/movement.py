@@ -162,7 +162,7 @@ def transpose(x: Tensor, axis0: int = -2, axis1: int = -1) -> Tensor:
 )  # fmt: skip
 def broadcast_to(x: Tensor, shape: Sizes) -> Tensor:
     """A view of a larger shape, with stretched axes of stride 0. Raises ShapeError if it does not broadcast."""
-    target = as_shape(shape)
+    target = as_shape(shape, "broadcast_to")
     if broadcast([x.shape, target], "broadcast_to") != target:
         raise ShapeError(f"broadcast_to: {x.shape} does not broadcast to {target}")
     view = expanded(x, target)

@@ -9,9 +9,11 @@ import numpy as np
 
 from ..dtypes import FLOATS, INTEGERS
 from ..errors import ShapeError
+from ..shapes import numel
 from ..tensor import Tensor
 from .movement import squeeze, unsqueeze
 from .pooling_primitives import Windows, average_windows, largest_windows, largest_windows_index
+from .reductions import mean
 from .table import case, composite
 from .windows import Numbers, per_axis, positions, spatial
 
@@ -50,13 +52,21 @@ def _batched(pool: Callable[[Tensor], Any], x: Tensor, axes: int) -> Any:
     return tuple(squeeze(part, 0) for part in y) if isinstance(y, tuple) else squeeze(y, 0)
 
 
+def _means(x: Tensor, windows: Windows) -> Any:
+    """The mean of each window; that of one window over all is a reduction, which many threads share."""
+    size = x.shape[2:]
+    if numel(windows.out) == 1 and (windows.adaptive or (not any(windows.begin) and windows.end == size)):
+        return mean(x, axis=tuple(range(2, x.ndim)), keepdims=True)
+    return average_windows(x, windows)
+
+
 def _average(
     x: Tensor, kernel: Numbers, stride: Numbers | None, padding: Numbers, ceil_mode: bool, count_include_pad: bool,
     axes: int,
 ) -> Any:  # fmt: skip
     def pool(x: Tensor) -> Tensor:
         op = f"avg_pool{axes}d"
-        return average_windows(x, _windows(x, kernel, stride, padding, 1, ceil_mode, count_include_pad, axes, op))
+        return _means(x, _windows(x, kernel, stride, padding, 1, ceil_mode, count_include_pad, axes, op))
 
     return _batched(pool, x, axes)
 
@@ -80,7 +90,7 @@ def _max(
 def _adapted(kind: str, x: Tensor, size: int | Sequence[int | None], axes: int, return_indices: bool = False) -> Any:
     def pool(x: Tensor) -> Any:
         windows = _adaptive(x, size, axes, f"adaptive_{kind}_pool{axes}d")
-        return average_windows(x, windows) if kind == "avg" else _largest(x, windows, return_indices)
+        return _means(x, windows) if kind == "avg" else _largest(x, windows, return_indices)
 
     return _batched(pool, x, axes)
 

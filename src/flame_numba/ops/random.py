@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from ..devices import Device
+from ..devices.locks import held_over_forks
 from ..dtypes import DType, as_dtype, default_float, default_int, float32, float64
 from ..errors import ConfigError, DTypeError, ShapeError
 from ..grad import current_tape
@@ -25,16 +27,17 @@ from .ordering import SUM, order_rows, scan_axis, search_rows
 from .table import case, composite
 
 _MASK = (1 << 64) - 1
+_DRAWING = held_over_forks(threading.Lock())  # held for an addition: one for all generators
 
 
 class Generator:
     """A stream of random numbers: a seed and how many counters are used up. The same on every device.
 
-    `state()` and `set_state()` save and restore it; the numbers after are then the same again.
+    `state()` and `set_state()` save and restore it; the numbers after are then the same again. A function that draws
+    and then runs out of memory, as `permutation` may in its sort, has used up its counters.
     """
 
     def __init__(self, seed: int = 0) -> None:
-        self._lock = threading.Lock()
         self.manual_seed(seed)
 
     def manual_seed(self, seed: int) -> Generator:
@@ -54,13 +57,14 @@ class Generator:
         seed, offset = (
             as_int("Generator.set_state", name, v) for name, v in zip(("seed", "offset"), given, strict=True)
         )
-        self._seed, self._offset = seed & _MASK, offset & _MASK
+        if not (0 <= seed <= _MASK and 0 <= offset <= _MASK):
+            raise ConfigError(f"Generator.set_state: seed and counters used must be from 0 to 2⁶⁴ − 1, got {state!r}")
+        self._seed, self._offset = seed, offset
 
     def __getstate__(self) -> tuple[int, int]:  # a copy goes on from here by itself
         return self.state()
 
     def __setstate__(self, state: tuple[int, int]) -> None:
-        self._lock = threading.Lock()
         self.set_state(state)
 
     def take(self, counters: int) -> tuple[int, int]:
@@ -72,7 +76,7 @@ class Generator:
         return self._draw(counters) if tape is None else tape.take(lambda: self._draw(counters))
 
     def _draw(self, counters: int) -> tuple[int, int]:
-        with self._lock:
+        with _DRAWING:
             start = self._offset
             self._offset = (start + counters) & _MASK
         return _signed(self._seed), _signed(start)
@@ -130,6 +134,7 @@ def draw_uniform(op: str, y: Tensor, low: float, high: float, generator: Generat
     last = np.asarray(high, dtype.numpy)
     if float(last) >= high > low:  # the largest number below: a sum that is rounded may reach high itself
         last = np.nextafter(last, np.asarray(-np.inf, dtype.numpy))
+    last = np.maximum(last, np.asarray(low, dtype.numpy))
     return _fill(uniform_program, y, (low, high, float(last)), generator, _each(dtype))
 
 
@@ -137,8 +142,9 @@ def draw_normal(op: str, y: Tensor, mean: float, std: float, generator: Generato
     """Fill a contiguous floating tensor with normal numbers."""
     dtype = _floating(y.dtype, op)
     mean, std = float(as_number(op, "mean", mean)), float(as_number(op, "std", std))
-    if not std >= 0:
-        raise ConfigError(f"{op}: std must be ≥ 0, got {std}")
+    limit = float(ml_dtypes.finfo(dtype.numpy).max)
+    if not (abs(mean) <= limit and 0 <= std <= limit):
+        raise ConfigError(f"{op}: needs std ≥ 0, numbers that {dtype.name} holds, got mean={mean} and std={std}")
     return _fill(normal_program, y, (mean, std), generator, _each(dtype))
 
 
@@ -146,7 +152,10 @@ def rand(
     shape: Any, low: float = 0.0, high: float = 1.0, *, dtype: Any = None, device: Device | str | None = None,
     generator: Generator | None = None,
 ) -> Tensor:  # fmt: skip
-    """Uniform numbers in low ≤ x < high (low is rounded to the dtype). Raises ConfigError unless low ≤ high."""
+    """Uniform numbers in low ≤ x < high (low is rounded to the dtype). Raises ConfigError unless low ≤ high.
+
+    Where the dtype holds no number in between, all are low.
+    """
     return draw_uniform("rand", new(_place(device), _floating(dtype, "rand"), as_shape(shape)), low, high, generator)
 
 
@@ -154,7 +163,7 @@ def randn(
     shape: Any, mean: float = 0.0, std: float = 1.0, *, dtype: Any = None, device: Device | str | None = None,
     generator: Generator | None = None,
 ) -> Tensor:  # fmt: skip
-    """Normal numbers of the given mean and standard deviation. Raises ConfigError unless that is ≥ 0."""
+    """Normal numbers of the given mean and standard deviation. Raises ConfigError unless finite, the latter ≥ 0."""
     return draw_normal("randn", new(_place(device), _floating(dtype, "randn"), as_shape(shape)), mean, std, generator)
 
 
@@ -184,17 +193,18 @@ def bernoulli(
 
 
 # --- dropout ------------------------------------------------------------------------------------------------------
-def _drop(x: Tensor, p: float, seed: int, offset: int) -> Tensor:
+def _drop(x: Tensor, p: float, draw: Callable[[], tuple[int, int]]) -> tuple[Tensor, dict[str, Any]]:
     source = contiguous(x.detach())
     y = new(x.device, x.dtype, x.shape)
+    seed, offset = draw()  # when there is memory: a call that fails for lack of it draws nothing
     if y.numel:
         arguments = (y, source, round(p * 2**32), 1 / (1 - p) if p < 1 else 0.0, seed, offset, y.numel)
         run(x.device, dropout_program, (x.dtype,), arguments, spread(x.device.backend, -(-y.numel // 4)))
-    return y
+    return y, {"seed": seed, "offset": offset}
 
 
 def _drop_again(g: Tensor, p: float, seed: int, offset: int) -> Tensor:
-    dropped: Tensor = _DROP(g, p, seed, offset)  # the same mask, drawn from the same counters: none is stored
+    dropped: Tensor = _DROP(g, p, lambda: (seed, offset))  # the same mask, drawn from the same counters: none is stored
     return dropped
 
 
@@ -238,7 +248,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, generator: Gene
         raise DTypeError(f"dropout: needs a floating tensor, got {x.dtype.name}")
     if not training or p == 0:
         return x
-    dropped: Tensor = _DROP(x, float(p), *_taken(generator, -(-x.numel // 4)))
+    dropped: Tensor = _DROP(x, float(p), lambda: _taken(generator, -(-x.numel // 4)))
     return dropped
 
 
@@ -272,9 +282,7 @@ def _check_weights(weights: Tensor) -> None:
         n, device = weights.shape[-1], weights.device
         rows, threads = weights.numel // n, row_threads(n)
         arguments = (contiguous(weights), device.backend.fault_cell, _WRONG_WEIGHTS, rows, n)
-        run(device, weights_program, (weights.dtype, threads), arguments, rows, threads)
-        if device.kind == "cpu":
-            weights._raise_fault()
+        run(device, weights_program, (weights.dtype, threads), arguments, rows, threads, may_fault=True)
 
 
 def multinomial(

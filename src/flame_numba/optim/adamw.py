@@ -40,8 +40,8 @@ class AdamW(Optimizer):
     def _check(self, settings: Mapping[str, Any]) -> None:
         betas = settings["betas"]
         at_least_zero("AdamW", lr=settings["lr"], eps=settings["eps"], weight_decay=settings["weight_decay"])
-        if len(betas) != 2:
-            raise ConfigError(f"AdamW: betas={betas} must be two numbers")
+        if not isinstance(betas, tuple) or len(betas) != 2:
+            raise ConfigError(f"AdamW: betas={betas!r} must be two numbers")
         below_one("AdamW", beta1=betas[0], beta2=betas[1])
 
     def _state_names(self) -> tuple[str, ...]:

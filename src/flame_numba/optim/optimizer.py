@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from math import inf
 from typing import Any
 
 import numpy as np
 
 from ..dtypes import DType, float32
-from ..errors import ConfigError, GradientError, ShapeError
-from ..ops.creation import zeros
+from ..errors import ConfigError, DTypeError, GradientError, ShapeError
+from ..ops.creation import as_number, asarray, zeros
 from ..ops.movement import copied, copy_into
+from ..ops.mutation import check_target
 from ..ops.update import Update, update
 from ..pool import memory_tag
+from ..shapes import as_int
 from ..storage import Storage
 from ..tensor import Tensor
 
@@ -78,26 +81,17 @@ class Slot:
 class Optimizer:
     """Base of optimizers. A subclass names its settings and state, and updates one parameter in `_update`.
 
-    Settings are attributes (`optimizer.lr = 0.1` changes the rate from then on). No step waits for the device.
-    Raises ConfigError for settings out of range, or parameters that are none.
+    Settings are attributes (`optimizer.lr = 0.1` changes the rate from then on; the next step checks it). No step waits
+    for the device. Parameters that are frozen, or will be, have no gradient and so are left alone. Raises ConfigError
+    for settings out of range, or parameters that are none, DTypeError for a setting that is no number.
     """
 
     settings: tuple[str, ...] = ()
     lr: float
 
     def __init__(self, parameters: Iterable[Tensor], **settings: Any) -> None:
-        if isinstance(parameters, Tensor):
-            raise ConfigError(f"{self._name}: expected a list of parameters, got a single tensor; write [parameter]")
-        self.parameters: list[Tensor] = list(parameters)
-        if not self.parameters:
-            raise ConfigError(f"{self._name}: the list of parameters is empty")
-        for i, parameter in enumerate(self.parameters):
-            if not isinstance(parameter, Tensor) or not parameter.requires_grad or not parameter.is_leaf:
-                raise ConfigError(f"{self._name}: parameter {i} must be a leaf tensor that requires a gradient")
-        if len({id(parameter) for parameter in self.parameters}) != len(self.parameters):
-            raise ConfigError(f"{self._name}: a parameter is listed twice")
-        self._check(settings)
-        self._set(settings)
+        self.parameters = _listed(self._name, parameters)
+        self._settle(settings)
         self._slots: list[Slot | None] = [None] * len(self.parameters)
 
     @property
@@ -113,17 +107,29 @@ class Optimizer:
         raise NotImplementedError(f"{self._name} has no _update()")
 
     def step(self) -> None:
-        """Update every parameter that has a gradient, in place; the others are left alone."""
+        """Update every parameter that has a gradient, in place; the others are left alone.
+
+        Gradients and parameters that do not fit raise, as does a lack of memory for the state, before any is updated.
+        """
+        self._settle(self._settings())
+        ready = []
         for i, parameter in enumerate(self.parameters):
             gradient = parameter.grad
             if gradient is None:
                 continue
             if gradient.shape != parameter.shape:
                 raise ShapeError(f"{self._name}: gradient {gradient.shape} of a parameter of shape {parameter.shape}")
+            check_target(self._name, parameter)
             slot = self._slot(i)
             slot.refresh(parameter)
+            ready.append((parameter, gradient, slot))
+        for parameter, gradient, slot in ready:
             slot.steps += 1
-            self._update(parameter, gradient, slot)
+            try:
+                self._update(parameter, gradient, slot)
+            except Exception:  # not of an interrupt, which comes when the kernel has run
+                slot.steps -= 1
+                raise
             slot.note(parameter)
 
     def _slot(self, i: int) -> Slot:
@@ -160,25 +166,42 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Kind, settings, and each parameter's steps, state and master as NumPy arrays, in the parameters' order."""
         slots = [None if slot is None else _saved(slot) for slot in self._slots]
-        return {"kind": self._name, "settings": {name: getattr(self, name) for name in self.settings}, "slots": slots}
+        return {"kind": self._name, "settings": self._settings(), "slots": slots}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state: settings and all. Raises ConfigError or ShapeError, changing nothing, if it
-        belongs to another kind of optimizer or to other parameters."""
-        if state.get("kind") != self._name:
-            raise ConfigError(f"{self._name}: the state is of {state.get('kind')!r}")
+        """Go on from a saved state: settings and all.
+
+        Raises ConfigError, ShapeError or DTypeError, changing nothing, if it belongs to another kind of optimizer or to
+        other parameters, or is not such a state.
+        """
+        op = f"{self._name}.load_state_dict"
+        _holds(op, "the state", state, ("kind",))
+        if state["kind"] != self._name:
+            raise ConfigError(f"{self._name}: the state is of {state['kind']!r}")
+        _holds(op, "the state", state, ("settings", "slots"))
+        _holds(op, "the state's settings", state["settings"], self.settings)
         saved = state["slots"]
+        if not isinstance(saved, (list, tuple)):
+            raise DTypeError(f"{op}: the state's slots must be a list, got {type(saved).__name__}")
         if len(saved) != len(self.parameters):
             raise ConfigError(f"{self._name}: the state is of {len(saved)} parameters, not of {len(self.parameters)}")
-        self._check(state["settings"])
-        before = {name: getattr(self, name) for name in self.settings}
-        self._set(state["settings"])
+        before = self._settings()
+        self._settle(state["settings"])
         try:
             slots = [None if s is None else self._restored(i, s) for i, s in enumerate(saved)]
-        except Exception:
+        except BaseException:
             self._set(before)
             raise
         self._slots = slots
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.settings}
+
+    def _settle(self, settings: Mapping[str, Any]) -> None:
+        """Check settings, and take them over as plain numbers: a kernel takes no tensor for one."""
+        plain = {name: _plain(value) for name, value in settings.items()}
+        self._check(plain)
+        self._set(plain)
 
     def _check(self, settings: Mapping[str, Any]) -> None:
         """Raise ConfigError for a setting out of range."""
@@ -189,6 +212,9 @@ class Optimizer:
 
     def _restored(self, i: int, saved: Mapping[str, Any]) -> Slot:
         parameter = self.parameters[i]
+        op = f"{self._name}.load_state_dict"
+        _holds(op, f"the slot of parameter {i}", saved, ("steps", "state"))
+        _holds(op, f"the state of parameter {i}", saved["state"], ())
         slot = Slot(parameter, self._state_names())
         tensors = dict(slot.state) if slot.master is None else {**slot.state, "master": slot.master}
         if tensors.keys() != saved["state"].keys():
@@ -196,15 +222,22 @@ class Optimizer:
                 f"{self._name}: the state of parameter {i} holds {sorted(saved['state'])}, expected {sorted(tensors)}"
             )
         for name, tensor in tensors.items():
-            array = np.asarray(saved["state"][name])
-            if array.shape != tensor.shape:
-                raise ShapeError(f"{self._name}: {name} of parameter {i} has shape {array.shape}, not {tensor.shape}")
-            copy_into(tensor, Tensor.from_numpy(array, tensor.device))
-        slot.steps = int(saved["steps"])
+            try:
+                found = asarray(saved["state"][name], device=tensor.device)
+            except DTypeError as error:
+                raise DTypeError(f"{op}: {name} of parameter {i} is no array of numbers: {error}") from None
+            if found.shape != tensor.shape:
+                raise ShapeError(f"{self._name}: {name} of parameter {i} has shape {found.shape}, not {tensor.shape}")
+            if not found.dtype.is_floating:
+                raise DTypeError(f"{op}: {name} of parameter {i} is {found.dtype.name}, not {tensor.dtype.name}")
+            copy_into(tensor, found)
+        slot.steps = as_int(op, f"steps of parameter {i}", saved["steps"])
+        if slot.steps < 0:
+            raise ConfigError(f"{op}: steps={slot.steps} of parameter {i} must be ≥ 0")
         return slot
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name}={getattr(self, name)}" for name in self.settings)
+        told = ", ".join(f"{name}={value}" for name, value in self._settings().items())
         return f"{self._name}({len(self.parameters)} parameters, {told})"
 
 
@@ -213,15 +246,52 @@ def _saved(slot: Slot) -> dict[str, Any]:
     return {"steps": slot.steps, "state": {name: tensor.numpy() for name, tensor in tensors.items()}}
 
 
+def _listed(op: str, parameters: Any) -> list[Tensor]:
+    """The parameters as a list. Raises ConfigError that says what was given instead."""
+    if isinstance(parameters, Tensor):
+        raise ConfigError(f"{op}: expected a list of parameters, got a single tensor; write [parameter]")
+    kind, advice = type(parameters).__name__, "pass module.parameters(), or a list of parameters"
+    if isinstance(parameters, (Mapping, str)) or not isinstance(parameters, Iterable):
+        raise ConfigError(f"{op}: expected a list of parameters, got {kind}; {advice}")
+    listed = list(parameters)
+    if not listed:
+        raise ConfigError(f"{op}: the list of parameters is empty")
+    for i, x in enumerate(listed):
+        if not isinstance(x, Tensor):
+            raise ConfigError(f"{op}: parameter {i} must be a leaf tensor, got {type(x).__name__}; {advice}")
+        if not x.is_leaf or not x.dtype.is_floating:  # one that is frozen now may be trained later
+            what = f"{x.dtype.name}" if x.is_leaf else "the result of an op"
+            raise ConfigError(f"{op}: parameter {i} must be a leaf tensor of floating dtype, but is {what}")
+    if len({id(x) for x in listed}) != len(listed):
+        raise ConfigError(f"{op}: a parameter is listed twice")
+    return listed
+
+
+def _holds(op: str, what: str, given: Any, names: Iterable[str]) -> None:
+    """Raise DTypeError for what is no mapping, ConfigError for one without these names."""
+    if not isinstance(given, Mapping):
+        raise DTypeError(f"{op}: {what} must be a mapping as state_dict() gives it, got {type(given).__name__}")
+    if missing := [name for name in names if name not in given]:
+        raise ConfigError(f"{op}: {what} has no {', '.join(missing)}")
+
+
+def _plain(value: Any) -> Any:
+    if value.__class__ is float:  # as most are at each step
+        return value
+    if isinstance(value, (tuple, list)):
+        return tuple([_plain(v) for v in value])
+    return value.item() if isinstance(value, (Tensor, np.ndarray, np.generic)) and value.size == 1 else value
+
+
 def at_least_zero(op: str, **settings: float) -> None:
-    """Raise ConfigError for a setting below 0, or NaN."""
+    """Raise ConfigError for a setting below 0, infinite or NaN, DTypeError for one that is no number."""
     for name, value in settings.items():
-        if not value >= 0:
-            raise ConfigError(f"{op}: {name}={value} must be ≥ 0")
+        if not 0 <= as_number(op, name, value) < inf:
+            raise ConfigError(f"{op}: {name}={value} must be ≥ 0 and finite")
 
 
 def below_one(op: str, **settings: float) -> None:
-    """Raise ConfigError for a setting that is not in 0 ≤ x < 1."""
+    """Raise ConfigError for a setting that is not in 0 ≤ x < 1, DTypeError for one that is no number."""
     for name, value in settings.items():
-        if not 0 <= value < 1:
+        if not 0 <= as_number(op, name, value) < 1:
             raise ConfigError(f"{op}: {name}={value} must be in 0 ≤ {name} < 1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DTypeError
 from ..tensor import Tensor
 from .optimizer import Optimizer, Rule, Slot, at_least_zero, below_one
 
@@ -48,6 +48,8 @@ class SGD(Optimizer):
     def _check(self, settings: Mapping[str, Any]) -> None:
         at_least_zero("SGD", lr=settings["lr"], weight_decay=settings["weight_decay"])
         below_one("SGD", momentum=settings["momentum"])
+        if not isinstance(settings["nesterov"], bool):
+            raise DTypeError(f"SGD: nesterov must be True or False, got {settings['nesterov']!r}")
         if settings["nesterov"] and settings["momentum"] == 0:
             raise ConfigError("SGD: nesterov=True needs momentum > 0")
 

@@ -40,11 +40,12 @@ def current_placement() -> Placement:
 def placed(placement: Placement) -> Iterator[None]:
     """Make it the placement inside."""
     CONTEXTS.enter()
-    token = PLACEMENT.set(placement)
-    try:
+    before = PLACEMENT.get()
+    try:  # whenever an interrupt comes, the placement of before is put back first
+        PLACEMENT.set(placement)
         yield
     finally:
-        PLACEMENT.reset(token)
+        PLACEMENT.set(before)
         CONTEXTS.leave()
 
 

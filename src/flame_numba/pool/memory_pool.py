@@ -8,6 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from time import perf_counter
 from typing import Any
 
@@ -29,6 +30,7 @@ from .scope import Scope
 from .stats import DefragmentReport
 
 _DEFAULTS: dict[Backend, MemoryPool] = {}
+_RELIEVED: ContextVar[tuple[MemoryPool, ...]] = ContextVar("flame_numba_relieved", default=())
 _BUSY = "pool: used by a finalizer in the middle of another operation (only `free` may be)"
 _TRIED = ("free blocks", "blocks of other streams", "the driver", "returning free segments to the driver",
           "collecting garbage", "moving blocks")  # fmt: skip
@@ -88,11 +90,11 @@ class MemoryPool(Observed):
         if type(nbytes) is not int:
             nbytes = operator.index(nbytes)
         ended = self._ended
+        block = Block()  # before the span is taken out, which an interrupt would lose
         try:
             span = self._hits[(nbytes + self._up) & self._down].pop()
         except LookupError:
             return self._allocate(nbytes, stream)
-        block = Block()
         span.block = block
         span.account = None
         block._span = span
@@ -110,11 +112,11 @@ class MemoryPool(Observed):
         if type(nbytes) is not int:
             nbytes = operator.index(nbytes)
         ended = self._ended
+        block = Block()
         try:
             span = lane.hits[(nbytes + self._up) & self._down].pop()
         except LookupError:
             return self._allocate(nbytes, stream)
-        block = Block()
         span.block = block
         span.account = account
         block._span, block.pool, block.nbytes, block.address = span, self, nbytes, span.address
@@ -283,7 +285,7 @@ class MemoryPool(Observed):
             self._without_lock(gc.collect)  # finalizers may want locks of their own
             with self._exclusive():
                 span = engine.serve(lane, size) or engine.serve_compacted(lane, size)
-        if span is None and self._pressure:
+        if span is None and self._can_be_relieved:
             self._without_lock(lambda: self._relieve(nbytes))
             with self._exclusive():
                 span = engine.serve(lane, size) or engine.serve_compacted(lane, size)
@@ -298,9 +300,19 @@ class MemoryPool(Observed):
         finally:
             self._acquire()
 
+    @property
+    def _can_be_relieved(self) -> bool:
+        """Whether there are callbacks to ask: not from within one of them, which would ask itself without end."""
+        return bool(self._pressure) and self not in _RELIEVED.get()
+
     def _relieve(self, nbytes: int) -> None:
-        for callback in tuple(self._pressure):
-            callback(self, nbytes)
+        before = _RELIEVED.get()
+        try:
+            _RELIEVED.set((*before, self))
+            for callback in tuple(self._pressure):
+                callback(self, nbytes)
+        finally:
+            _RELIEVED.set(before)
 
     # giving back and moving
 
@@ -383,7 +395,8 @@ class MemoryPool(Observed):
     def on_pressure(self, callback: Callable[[MemoryPool, int], Any]) -> Callable[[], None]:
         """Have `callback(pool, nbytes)` called before OutOfMemory would be raised: it may free or offload tensors.
 
-        Called without the pool's lock; what it raises goes to the caller of the allocation. The result undoes it.
+        Called once a request, without the pool's lock; what it raises goes to the caller of the allocation. What it
+        allocates in this pool itself calls no callback. The result undoes it.
         """
         self._pressure.append(callback)
         return lambda: self._pressure.remove(callback) if callback in self._pressure else None
@@ -442,7 +455,7 @@ class MemoryPool(Observed):
     def _out_of_memory(self, nbytes: int, tried: tuple[str, ...] = _TRIED) -> OutOfMemory:
         with self._exclusive():
             self._engine.note_failure(nbytes)
-            if tried and self._pressure:
+            if tried and self._can_be_relieved:
                 tried = (*tried, "pressure callbacks")
             return OutOfMemory(explain_failure(self.device, self._engine, self._accounts, nbytes, tried))
 

@@ -16,7 +16,7 @@ from ..dtypes import DType
 from ..errors import ConfigError, KernelError
 from ..kernels import compile as compiler
 from ..kernels import cuda_source, numba_style, nvrtc
-from ..kernels.captured import Captured, capture, plain_function, written
+from ..kernels.captured import Captured, capture, marks, plain_function, written
 from ..kernels.compile import Program
 from ..kernels.language import Inline, Load, Store
 from ..ops.launch import check_number
@@ -74,14 +74,14 @@ def ensure_kernel(
         raise ConfigError(f"{name}: bindings= are for kernels in the words of flame_numba.kernels.language")
     extra = repr(sorted((bindings or {}).items()))
     names = _parameters(name, function)
-    marks = () if numbas else tuple(str(getattr(a, "__name__", a)) for a in map(function.__annotations__.get, names))
-    key = (where.backend, name, captured.text, numbas, marks, writes, any_layout, extra)
+    kinds = () if numbas else marks(function)
+    key = (where.backend, name, captured.text, numbas, kinds, writes, any_layout, extra)
     if key not in _KERNELS:
         targets = written(function) if writes is None else check_writes(name, names, writes)
         if numbas:
             _KERNELS[key] = NumbaKernel(where, name, names, targets, captured)
         else:
-            _KERNELS[key] = LanguageKernel(where, name, names, targets, marks, captured, bindings or {}, any_layout)
+            _KERNELS[key] = LanguageKernel(where, name, names, targets, kinds, captured, bindings or {}, any_layout)
     return _KERNELS[key]
 
 

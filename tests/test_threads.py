@@ -1,0 +1,114 @@
+"""Several threads, and forked processes, on the CPU device."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import warnings
+
+import pytest
+
+import flame_numba as fn
+from flame_numba.devices import host
+from flame_numba.grad import engine
+
+
+def together(work, count=8):
+    """Run `work` in threads that begin at once; what they raised."""
+    start, errors = threading.Barrier(count), []
+
+    def go():
+        start.wait()
+        try:
+            work()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=go) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+def test_the_first_kernels_of_all_threads_are_linked_by_one_linker(monkeypatch):
+    made = []
+
+    class Linker:
+        def __init__(self):
+            time.sleep(0.01)
+            made.append(self)
+
+        def load(self, image, entry):
+            return 1
+
+    monkeypatch.setattr(host, "_Linker", Linker)
+    monkeypatch.setattr(host, "_LINKERS", [])
+    assert not together(lambda: host.HostExecutable(b"", "entry", "p"))
+    assert len(made) == 1
+
+
+def test_a_fault_is_raised_in_the_thread_that_made_it(monkeypatch):
+    x, bad, nothing = fn.ones((3,), device="cpu"), fn.asarray([1, 99], device="cpu"), fn.ones((0,), device="cpu")
+    launch, done, innocent = host.HostExecutable.launch, threading.Event(), []
+
+    def slowly(self, *args):
+        launch(self, *args)
+        time.sleep(0.01)
+
+    def read():
+        while not done.is_set():
+            try:
+                nothing.numpy()
+            except fn.IndexOutOfRange as error:
+                innocent.append(error)
+
+    monkeypatch.setattr(host.HostExecutable, "launch", slowly)
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for call in (lambda: x[bad], lambda: fn.cross_entropy(x.reshape(1, 3), bad[1:]).item()):
+            with pytest.raises(fn.IndexOutOfRange):
+                call()
+        with pytest.raises(fn.ConfigError, match="weights must be"):
+            fn.multinomial(-x, 2)
+    finally:
+        done.set()
+        reader.join()
+    assert not innocent
+
+
+@pytest.mark.parametrize(
+    "lock", [lambda: fn.Device.cpu().backend.lock, lambda: host._LINKING, lambda: engine._GRADIENTS]
+)
+def test_a_process_may_be_forked_while_a_thread_computes(lock):
+    x = fn.ones((3,), device="cpu").requires_grad_()
+    (x + 1).sum().backward()
+    held = threading.Event()
+
+    def compute():
+        with lock():
+            held.set()
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    held.wait()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside threads
+        child = os.fork()
+    if child == 0:
+        signal.alarm(5)  # ends it if it hangs
+        failed = True
+        try:
+            with lock():
+                pass
+            (x + 1).sum().backward()
+            failed = x.grad.tolist() != [2, 2, 2]
+        finally:
+            os._exit(failed)
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
