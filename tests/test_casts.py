@@ -100,3 +100,10 @@ def test_an_activation_of_integers(activation):
     for b, total in ((None, 2), (bias, 3)):
         found, due = fn.linear(x, weight, b, activation), getattr(fn, activation)(fn.tensor([[total]]))
         assert found.dtype is due.dtype and found.tolist() == due.tolist()
+
+
+def test_a_bit_formula_beside_floats_says_what_to_write():
+    x, m = fn.ones((2,)), fn.tensor([True, False])
+    for formula in (lambda x, m: fn.where(~m, x, 0), lambda x, m: fn.where(m & m, x, 0)):
+        with pytest.raises(fn.DTypeError, match=r"of a bool operand m write \(m != 0\)"):
+            fn.fuse(formula)(x, m)

@@ -554,6 +554,7 @@ def test_streams_are_checked_before_anything_is_done():
 # --- other libraries ------------------------------------------------------------------------------------------------
 def test_torch_both_ways():
     torch = pytest.importorskip("torch")
+    assert fn.zeros(2, device=torch.device("cpu")).device == fn.Device.cpu()
     for dtype in (fn.float32, fn.bfloat16, fn.float16, fn.int64, fn.bool):
         x = fn.ones((2, 3), dtype=dtype)
         there = torch.from_dlpack(x.mT)

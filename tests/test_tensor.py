@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from typing import Any
 from unittest import mock
@@ -211,6 +212,11 @@ def test_a_draw_without_room_for_the_result_uses_up_nothing(draw):
         with pytest.raises(fn.OutOfMemory):
             draw(x, generator=generator)
     assert generator.state() == (3, 0)
+
+
+def test_methods_show_the_signature_of_their_op():
+    assert list(inspect.signature(fn.Tensor.sum).parameters)[:3] == ["x", "axis", "keepdims"]
+    assert list(inspect.signature(fn.Tensor.var).parameters)[:2] == ["x", "axis"]
 
 
 def test_random_numbers_have_their_moments():

@@ -114,3 +114,20 @@ def test_what_is_no_int_is_refused(entry: Entry, name: str, wrong: Any) -> None:
     with pytest.raises(fn.FlameError) as caught:
         _call(entry, operands, keywords)
     assert str(caught.value).startswith(f"{entry.name}: ") and repr(wrong) in str(caught.value)
+
+
+def test_sizes_of_parts_may_be_any_ints() -> None:
+    for sizes in ([1, 3], np.array([1, 3]), (np.int64(1), 3), fn.tensor([1, 3])):
+        assert [part.tolist() for part in fn.split(fn.arange(4), sizes)] == [[0], [1, 2, 3]]
+    assert [len(part) for part in fn.split(fn.arange(5), np.int64(2))] == [2, 2, 1]
+
+
+def test_lists_of_what_is_no_tensor_are_refused() -> None:
+    x = fn.ones((2,))
+    for name, call in (
+        ("concat", lambda: fn.concat([x, [1.0]])), ("stack", lambda: fn.stack([x, np.ones(2)])),
+        ("split", lambda: fn.split([1, 2], 1)), ("split", lambda: fn.split(x, "a")),
+        ("chunk", lambda: fn.chunk([1], 1)),
+    ):  # fmt: skip
+        with pytest.raises(fn.DTypeError, match=f"^{name}: "):
+            call()

@@ -55,9 +55,11 @@ class Device:
 
     @classmethod
     def parse(cls, value: Device | str) -> Device:
-        """A Device from a Device or a name: 'cpu', 'cuda', 'cuda:1'."""
+        """A Device from a Device, PyTorch's device, or a name: 'cpu', 'cuda', 'cuda:1'."""
         if isinstance(value, Device):
             return value
+        if type(value).__name__ == "device" and hasattr(value, "type"):  # PyTorch's
+            value = str(value)
         found = _NAME.fullmatch(value) if isinstance(value, str) else None
         if found is None:
             raise DeviceError(f"device: expected 'cpu', 'cuda' or 'cuda:N', got {value!r}")

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..errors import DTypeError, GradientError
 from ..pool import memory_tag
 from ..tensor import Tensor, check_gradient
@@ -320,7 +322,7 @@ def _as_map(pairs: Any) -> GradientMap:
 def _keeps(op: str, retain_graph: Any, create_graph: Any) -> bool:
     """Whether the graph is kept. Raises DTypeError for what is no bool: a name would count as True."""
     for name, value in (("retain_graph", retain_graph), ("create_graph", create_graph)):
-        if value.__class__ is not bool and not (value is None and name == "retain_graph"):
+        if not isinstance(value, (bool, np.bool_)) and not (value is None and name == "retain_graph"):
             raise DTypeError(f"{op}: {name} must be True or False, got {value!r}")
     return bool(create_graph if retain_graph is None else retain_graph)
 

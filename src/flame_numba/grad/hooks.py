@@ -72,9 +72,13 @@ def _check(result: Any, gradient: Tensor) -> None:
         raise DTypeError(f"hook: it returned {result.dtype.name} for a gradient of {gradient.dtype.name}")
 
 
-def _hooks(tensor: Tensor, op: str, function: Any = callable) -> Hooks:
+def _hooks_for(tensor: Tensor, op: str, function: Any) -> Hooks:
     if not callable(function):
         raise DTypeError(f"{op}: expected a function of a tensor, got {function!r}")
+    return _hooks(tensor, op)
+
+
+def _hooks(tensor: Tensor, op: str) -> Hooks:
     if not tensor.requires_grad:
         raise GradientError(f"{op}: the tensor does not require a gradient")
     owner: Any = tensor if tensor.node is None else tensor.node
@@ -89,7 +93,7 @@ def register_hook(tensor: Tensor, function: Callable[[Tensor], Tensor | None]) -
 
     What it returns, if not None, goes on in its place. Raises GradientError if the tensor requires no gradient.
     """
-    return Handle(_hooks(tensor, "register_hook", function).before, function, leaf=tensor.node is None)
+    return Handle(_hooks_for(tensor, "register_hook", function).before, function, leaf=tensor.node is None)
 
 
 def register_post_accumulate_grad_hook(tensor: Tensor, function: Callable[[Tensor], None]) -> Handle:
@@ -99,7 +103,7 @@ def register_post_accumulate_grad_hook(tensor: Tensor, function: Callable[[Tenso
     """
     if tensor.node is not None:
         raise GradientError("register_post_accumulate_grad_hook: only a leaf accumulates; use register_hook()")
-    return Handle(_hooks(tensor, "register_post_accumulate_grad_hook", function).after, function, leaf=True)
+    return Handle(_hooks_for(tensor, "register_post_accumulate_grad_hook", function).after, function, leaf=True)
 
 
 def retain_grad(tensor: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ class Elementwise:
         for kind in counted:
             if isinstance(kind, DType):
                 if kind not in self.accepts:
-                    raise DTypeError(f"{self.name}: not defined for {kind.name}")
+                    raise self._undefined(kind, kinds)
                 common = kind if common is None else dtypes.promote(common, kind)
         if common is None:  # every tensor is a truth value: numbers alone decide
             common = dtypes.bool_
@@ -116,9 +116,14 @@ class Elementwise:
         if self._floats and not common.is_floating:
             common = dtypes.default_float
         if common not in self.accepts:  # a number made it so: an integer tensor with 1.5
-            raise DTypeError(f"{self.name}: not defined for {common.name}")
+            raise self._undefined(common, kinds)
         compute = common if common.kind == "bool" else common.accumulator
         return (dtypes.bool_ if self.result == "bool" else common), compute
+
+    def _undefined(self, dtype: DType, kinds: tuple[Any, ...]) -> DTypeError:
+        bits = dtype.is_floating and dtypes.bool_ in kinds and formula.needs_integers(self.expr)
+        cure = "; & | ^ ~ work on bits: of a bool operand m write (m != 0), for ~m write (m == 0)" if bits else ""
+        return DTypeError(f"{self.name}: not defined for {dtype.name}{cure}")
 
     def _apply(self, values: Sequence[Any], out: tuple[DType], compute: DType) -> Tensor:
         inputs = [v if isinstance(v, Tensor) else check_number(v, compute, self.name) for v in values]

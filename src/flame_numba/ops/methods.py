@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from numbers import Number
 from typing import Any
 
@@ -121,15 +123,16 @@ def _transpose(self: Tensor, axis0: Any = -2, axis1: Any = -1, *more: Any) -> Te
 
 # `np.sum(x)` calls `x.sum(axis=None, out=None)`, `np.std(x)` passes dtype and ddof besides
 def _as_numpy_calls(op: Any) -> Any:
+    @functools.wraps(inspect.unwrap(op))
     def call(self: Tensor, *args: Any, out: None = None, **keywords: Any) -> Tensor:
         _no_out(op, out)
         return op(self, *args, **keywords)
 
-    call.__name__, call.__doc__ = op.__name__, op.__doc__
     return call
 
 
 def _average_as_numpy_calls(op: Any) -> Any:
+    @functools.wraps(inspect.unwrap(op))
     def call(
         self: Tensor, *args: Any, out: None = None, dtype: Any = None, ddof: float | None = None, **keywords: Any
     ) -> Tensor:
@@ -142,7 +145,6 @@ def _average_as_numpy_calls(op: Any) -> Any:
             self = movement.to_dtype(self, dtype)
         return op(self, *args, **keywords)
 
-    call.__name__, call.__doc__ = op.__name__, op.__doc__
     return call
 
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from ..devices import Device
 from ..dtypes import DType, as_dtype, promote
-from ..errors import AxisError, ShapeError
+from ..errors import AxisError, DTypeError, ShapeError
 from ..kernels import formula
 from ..shapes import (
     Shape,
     as_int,
+    as_ints,
     as_shape,
     axes_tuple,
     axis_index,
@@ -29,6 +30,7 @@ from ..shapes import (
 from ..tensor import Tensor, expanded, new
 from .kernel_op import primitive
 from .launch import MapKernel, check_element
+from .operands import check_tensors
 from .table import case, composite
 
 Sizes = int | Sequence[int]
@@ -330,6 +332,7 @@ def join(*tensors: Tensor, axis: int) -> Tensor:
 def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Tensors one after another along an axis; other sizes must agree, dtypes are promoted."""
     items = tuple(tensors)
+    check_tensors("concat", items)
     if not items:
         raise ShapeError("concat: needs at least one tensor")
     return join(*items, axis=axis)
@@ -337,7 +340,9 @@ def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Tensors of one shape along a new axis."""
-    items = [unsqueeze(t, axis) for t in tensors]
+    given = tuple(tensors)
+    check_tensors("stack", given)
+    items = [unsqueeze(t, axis) for t in given]
     return concat(items, axis_index(axis, items[0].ndim, "stack") if items else 0)
 
 
@@ -373,16 +378,20 @@ def parts(x: Tensor, sizes: Shape, axis: int) -> tuple[Tensor, ...]:
 
 def split(x: Tensor, size: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
     """Views of `size` elements along an axis (the last may be shorter), or of the listed sizes."""
+    check_tensors("split", [x])
     n = x.shape[axis_index(axis, x.ndim, "split")]
-    if isinstance(size, Sequence):
-        sizes = [as_int("split", "size", s) for s in size]
+    try:
+        given = as_ints(size)
+    except TypeError:
+        raise DTypeError(f"split: size must be an int or a sequence of ints, got {size!r}") from None
+    if isinstance(given, tuple):
+        sizes = [as_int("split", "size", s) for s in given]
         if sum(sizes) != n or any(s < 0 for s in sizes):
             raise ShapeError(f"split: sizes {sizes} must be ≥ 0 and add up to {n}")
     else:
-        size = as_int("split", "size", size)
-        if size < 1:
-            raise ShapeError(f"split: size must be ≥ 1, got {size}")
-        sizes = [min(size, n - start) for start in range(0, max(n, 1), size)]  # of an empty axis, one empty part
+        if given < 1:
+            raise ShapeError(f"split: size must be ≥ 1, got {given}")
+        sizes = [min(given, n - start) for start in range(0, max(n, 1), given)]  # of an empty axis, one empty part
     return parts(x, tuple(sizes), axis) if sizes else ()
 
 

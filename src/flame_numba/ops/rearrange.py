@@ -227,6 +227,7 @@ def rot90(x: Tensor, k: int = 1, axes: tuple[int, int] = (0, 1)) -> Tensor:
 
 def chunk(x: Tensor, chunks: int, axis: int = 0) -> tuple[Tensor, ...]:
     """At most `chunks` views of one size along an axis; the last may be smaller."""
+    check_tensors("chunk", [x])
     chunks = as_int("chunk", "chunks", chunks)
     if chunks < 1:
         raise ShapeError(f"chunk: chunks must be ≥ 1, got {chunks}")

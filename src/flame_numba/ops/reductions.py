@@ -359,20 +359,21 @@ def _logsumexp(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 @composite(
     _logsumexp, [
         case((3, 5), axis=1), case((3, 5)), case((2, 3, 4), axis=(0, 2), keepdims=True), case((2, 0), axis=1),
-        case((70000,)),
+        case((70000,)), case(np.array([[1, 200], [255, 0]], np.uint8), axis=1),
     ],
     ulps=8,
 )  # fmt: skip
 def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log Σ exp(x) over axes, without overflow, in f32 or wider and rounded once. Empty: −∞."""
     axes = axes_tuple(axis, x.ndim, "logsumexp")
+    x = to_dtype(x, _floating(x))  # differences of unsigned integers would wrap
     if product(permute(x.shape, axes)) == 0:
-        total = log(sum(to_dtype(x, _floating(x).accumulator), axis=axes, keepdims=True))
+        total = log(sum(to_dtype(x, x.dtype.accumulator), axis=axes, keepdims=True))
     else:
         top = to_dtype(max(x.detach(), axis=axes, keepdims=True), x.dtype.accumulator)
         shift = where(isfinite(top), top, 0)
         total = log(sum(exp(x - shift), axis=axes, keepdims=True)) + shift
-    total = to_dtype(total, _floating(x))
+    total = to_dtype(total, x.dtype)
     return total if keepdims else reshape(total, _kept_shape(x.shape, axes, False))
 
 
