@@ -230,3 +230,11 @@ def test_nothing_is_written_when_an_index_is_out_of_range():
     with at_once(), pytest.raises(fn.IndexOutOfRange, match="4 at 2 .and 1 more., for axis 0 of size 3"):
         x[fn.asarray([0, 1, 4, 5])] = 1
     assert x.tolist() == [0, 0, 0]
+
+
+def test_masked_fill_refuses_what_the_dtype_does_not_hold():
+    x, mask = fn.zeros((2,), dtype=fn.uint8), fn.tensor([True, False])
+    for value in (300, -1, np.int64(256)):
+        with pytest.raises(fn.DTypeError, match="masked_fill: "):
+            fn.masked_fill(x, mask, value)
+    assert fn.masked_fill(x, mask, 255).tolist() == [255, 0]

@@ -122,6 +122,12 @@ def test_sizes_of_parts_may_be_any_ints() -> None:
     assert [len(part) for part in fn.split(fn.arange(5), np.int64(2))] == [2, 2, 1]
 
 
+def test_sizes_are_not_nested() -> None:
+    for call in (lambda: fn.reshape(fn.ones((6,)), ((2,), (3,))), lambda: fn.sum(fn.ones((2, 3)), axis=((0,), 1))):
+        with pytest.raises(fn.DTypeError, match=r"must be an int.* or .*, got \(\("):
+            call()
+
+
 def test_lists_of_what_is_no_tensor_are_refused() -> None:
     x = fn.ones((2,))
     for name, call in (

@@ -15,6 +15,7 @@ from .creation import arange
 from .elementwise import equal, where
 from .formula_op import Elementwise
 from .kernel_op import primitive
+from .launch import check_element
 from .lines import along, check_index, gather_lines, points, scatter_lines
 from .movement import fill_, reshape, strided_slice, to_dtype, unsqueeze
 from .table import Booleans, Floats, Integers, case, composite
@@ -311,10 +312,15 @@ def check_mask(mask: Tensor, op: str) -> None:
     test_dtypes=FLOATS,
 )  # fmt: skip
 def masked_fill(x: Tensor, mask: Tensor, value: Tensor | float) -> Tensor:
-    """x, and `value` (a number or a 0-d tensor) where the mask holds; the mask broadcasts to x."""
+    """x, and `value` (a number or a 0-d tensor) where the mask holds; the mask broadcasts to x.
+
+    Raises DTypeError for an int that the dtype of x does not hold.
+    """
     if broadcast([x.shape, mask.shape], "masked_fill") != x.shape:
         raise ShapeError(f"masked_fill: a mask of shape {mask.shape} does not broadcast to {x.shape}")
     check_single("masked_fill", value, "where")
+    if x.dtype.is_integer and isinstance(value, (int, np.integer)):
+        check_element(int(value), x.dtype, "masked_fill")
     return where(mask, value, x)
 
 

@@ -25,22 +25,10 @@ def _takes_part(value: Any) -> bool:
 
 # Python's rule: an operand of a type that we do not know may know us (`__radd__`), and is equal only if it says so.
 # To ask is slow, so only an op that has refused does: the others pay nothing.
-def _binary(op: Any) -> Any:
+def _binary(op: Any, swapped: bool = False) -> Any:
     def call(self: Tensor, other: Any) -> Any:
         try:
-            return op(self, other)
-        except DTypeError:
-            if _takes_part(other):
-                raise
-            return NotImplemented
-
-    return call
-
-
-def _reversed(op: Any) -> Any:
-    def call(self: Tensor, other: Any) -> Any:
-        try:
-            return op(other, self)
+            return op(other, self) if swapped else op(self, other)
         except DTypeError:
             if _takes_part(other):
                 raise
@@ -83,7 +71,7 @@ def _unary(op: Any) -> Any:
 
 for _name, _op in _OPERATORS.items():
     setattr(Tensor, f"__{_name}__", _binary(_op))
-    setattr(Tensor, f"__r{_name}__", _reversed(_op))
+    setattr(Tensor, f"__r{_name}__", _binary(_op, swapped=True))
 for _name, _op in _UNREVERSED.items():
     setattr(Tensor, f"__{_name}__", _binary(_op))
 for _name, _op in _UNARY.items():

@@ -34,6 +34,7 @@ class _Ints(NamedTuple):
     one: bool
     several: str  # how these are called, empty if there may be none
     gaps: bool  # None among several
+    nested: bool  # several of several
     others: tuple[type, ...]  # besides ints
 
     def __str__(self) -> str:
@@ -63,8 +64,9 @@ def _ints(annotation: Any, names: dict[str, Any]) -> _Ints | None:
     if (int not in kinds and not lists) or float in others or not all(isinstance(k, type) for k in others):
         return None
     pairs = any(get_origin(inner) is tuple for k in lists for inner in get_args(k))
+    nested = any(get_args(inner) for k in lists for inner in get_args(k))
     several = "" if not lists else "a sequence of pairs of ints" if pairs else "a sequence of ints"
-    return _Ints(int in kinds, several, any(NoneType in _items(k) for k in lists), others)
+    return _Ints(int in kinds, several, any(NoneType in _items(k) for k in lists), nested, others)
 
 
 class OperandCheck:
@@ -130,6 +132,8 @@ class OperandCheck:
         try:
             settled = as_ints(value, rule.gaps)
         except TypeError:
+            settled = None
+        if isinstance(settled, tuple) and not rule.nested and any(isinstance(item, tuple) for item in settled):
             settled = None
         if settled is None or not (rule.several if isinstance(settled, tuple) else rule.one):
             raise DTypeError(f"{self._op}: {name} must be {rule}, got {value!r}")

@@ -263,7 +263,8 @@ def _masked_scatter_reference(x: Any, mask: Any, source: Any) -> Any:
 def masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     """x with the elements of source, in order, where the mask (broadcast to x) holds.
 
-    An IndexOutOfRange, when it is noticed, means that source has fewer elements than the mask.
+    An IndexOutOfRange, when it is noticed, means that source has fewer elements than the mask. An empty source waits
+    for the device, which knows whether the mask asks for any.
     """
     from .scans import cumulative_sum
 
