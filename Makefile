@@ -44,11 +44,12 @@ fuzz: $(call stamp,test) ## random operations on the memory pool, two million; O
 	$(PY) tests/pool_fuzz.py $(OPERATIONS)
 	$(PY) tests/pool_fuzz.py $(OPERATIONS) --threads 3 --backend segments
 
-check: $(call stamp,dev) ## format, lint, types, layers
+check: $(call stamp,dev) ## format, lint, types, layers, no circle of imports
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
+	$(PY) scripts/circles.py
 
 gpu: ## the whole on a GPU, with the Python at hand; installs nothing
 	PYTHONPATH=src$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) scripts/gpu_check.py

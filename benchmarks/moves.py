@@ -27,8 +27,8 @@ if not hasattr(np, "row_stack"):  # numba-cuda 0.30 asks for it; NumPy 2.5 remov
     np.row_stack = np.vstack  # type: ignore[attr-defined]
 
 from flame_numba.devices import Device, default_device
-from flame_numba.kernels.move_plan import as_table, plan
-from flame_numba.kernels.moves import Mover
+from flame_numba.kernels.moves.mover import Mover
+from flame_numba.kernels.moves.plan import as_table, plan
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 SIZES = {"4 KiB": 4 * KIB, "64 KiB": 64 * KIB, "1 MiB": MIB, "16 MiB": 16 * MIB, "64 MiB": 64 * MIB}

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from flame_numba.devices import Device
 from flame_numba.errors import FlameError
-from flame_numba.pool.replay import ReplayResult, replay, smallest_limit
-from flame_numba.pool.traces import Trace, read_trace
+from flame_numba.memory.traces import Trace, read_trace
+from flame_numba.replay import ReplayResult, replay, smallest_limit
 
 MIB = 1 << 20
 TINY = 8 * MIB  # of a whole trace

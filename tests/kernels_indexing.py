@@ -1,4 +1,4 @@
-"""The launches of `kernels/index.py` and `kernels/scatter.py`, each kernel in each variant: for tests/test_sm90.py."""
+"""The launches of `kernels/index/`, each kernel in each variant: for tests/test_sm90.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 import flame_numba as fn
 from flame_numba.dtypes import DType
-from flame_numba.ops import lines
+from flame_numba.ops.index import launches
 from flame_numba.tensor import Tensor
 
 
@@ -33,7 +33,7 @@ def sorted_scattering(dtype: DType) -> None:
     x, source = Tensor.empty((100, 3), dtype=dtype), Tensor.empty((50, 3), dtype=dtype)
     index = Tensor.empty((50,), dtype=fn.int64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "wants_sort", lambda *_: True)
+        patch.setattr(launches, "wants_sort", lambda *_: True)
         fn.index_add(x, 0, index, source)
         fn.index_copy(x, 0, index, source)
         for reduce in ("prod", "amax", "amin"):

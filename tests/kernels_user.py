@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import flame_numba as fn
 from flame_numba.dtypes import DType
-from flame_numba.kernels.language import Array, Number, Pointer, barrier, block_sum, grid, gridsize, thread_index
+from flame_numba.kernels.language import (
+    Array,
+    Number,
+    Pointer,
+    barrier,
+    block_sum,
+    grid,
+    gridsize,
+    thread_index,
+)
 from flame_numba.tensor import Tensor
 
 

@@ -16,9 +16,9 @@ import pytest
 from flame_numba.devices import Device
 from flame_numba.devices.simulated import SimulatedBackend
 from flame_numba.errors import OutOfMemory
+from flame_numba.memory.arena import Arena
+from flame_numba.memory.blocks import Segment, Span
 from flame_numba.pool import Block, Event, MemoryPool
-from flame_numba.pool.arena import Arena
-from flame_numba.pool.blocks import Segment, Span
 
 
 def simulated(memory: int = 1 << 40, backend: SimulatedBackend | None = None) -> Device:
@@ -44,7 +44,7 @@ def check_books(pool: MemoryPool, live: Iterable[Block]) -> None:
     blocks = [block for block in live if block.nbytes]
     with pool.lock:
         with pool._exclusive():
-            for arena in pool._engine.arenas():
+            for arena in pool._ladder.arenas():
                 _check_arena(pool, arena)
             _check_reserve(pool)
         _check_blocks(pool, blocks)
@@ -83,8 +83,9 @@ def _check_arena(pool: MemoryPool, arena: Arena) -> None:
     assert arena.bins.nbytes == sum(span.size for span in of["free"])
     assert arena.bins.largest() == max((span.size for span in of["free"]), default=0)
     assert arena.unmapped == of["unmapped"]
-    assert of["pending"] <= {span for _, span in pool._engine.streams.pending}
-    lane = arena.lane
+    assert of["pending"] <= {span for _, span in pool._ladder.streams.pending}
+    lane = next(lane for lane in pool._ladder.lanes.values() if any(arena is own for own in lane.arenas))
+    assert (arena.stream, arena.scope, arena.home) == (lane.stream, lane.scope, lane.home)
     for span in of["live"] | of["waiting"]:
         assert span.home is not None and span.home is lane.ready.get(span.size), "a home that nobody looks into"
         assert (span in span.home) == (span in of["waiting"])
@@ -121,10 +122,10 @@ def _joined(runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _check_reserve(pool: MemoryPool) -> None:
     """What the segments say, what the pool says and what the driver says that it holds is the same."""
-    reserve, machine = pool._engine.reserve, pool.backend
+    reserve, machine = pool._ladder.reserve, pool.backend
     held = reserve.growth.held
     pages = {}
-    for arena in pool._engine.arenas():
+    for arena in pool._ladder.arenas():
         for segment in arena.segments.values():
             pages.update(segment.pages)
             if segment.virtual:
@@ -150,18 +151,18 @@ def check_driver(pool: MemoryPool) -> None:
 
 
 def _check_blocks(pool: MemoryPool, blocks: list[Block]) -> None:
-    zones = 2 * pool._engine.offset
+    zones = 2 * pool._ladder.offset
     step = int(pool._up) + 1
     ranges = sorted((block.address, block.address + block.size - zones) for block in blocks)
     assert all(end <= start for (_, end), (start, _) in pairwise(ranges)), "blocks overlap"
     for block in blocks:
         assert block.alive and block._span.block is block and block.pool is pool
-        assert block.address == block._span.address + pool._engine.offset
+        assert block.address == block._span.address + pool._ladder.offset
         assert block.address % 256 == 0 < block.address
         assert block.nbytes + zones <= block.size
         # a rest below the threshold stays with the block unless it is over 1 % of it
         assert block.nbytes < 1 << 16 or block.size - zones <= 1.01 * (block.nbytes + zones) + step <= 1.03 * block.size
-    segments = sorted((s.address, s.address + s.size) for a in pool._engine.arenas() for s in a.segments.values())
+    segments = sorted((s.address, s.address + s.size) for a in pool._ladder.arenas() for s in a.segments.values())
     for start, end in ranges:
         low, high = segments[bisect_right(segments, (start, 1 << 63)) - 1]
         assert low <= start and end <= high, "a block lies outside the segments"
@@ -170,7 +171,7 @@ def _check_blocks(pool: MemoryPool, blocks: list[Block]) -> None:
 def _check_stats(pool: MemoryPool, blocks: list[Block]) -> None:
     stats = pool.stats()
     sizes: Counter[str] = Counter()
-    for span in pool._engine.spans():
+    for span in pool._ladder.spans():
         sizes[state(span)] += span.size
     del sizes["unmapped"]
     assert stats.live_blocks == len(blocks) == stats.allocations - stats.frees
@@ -182,7 +183,7 @@ def _check_stats(pool: MemoryPool, blocks: list[Block]) -> None:
     assert stats.peak_reserved_bytes >= stats.reserved_bytes
     assert stats.peak_allocated_bytes >= stats.allocated_bytes
     assert stats.total_allocated_bytes >= stats.allocated_bytes
-    assert sizes["free"] + sizes["waiting"] >= stats.largest_free_bytes >= pool._engine.largest_free()
+    assert sizes["free"] + sizes["waiting"] >= stats.largest_free_bytes >= pool._ladder.largest_free()
     assert stats.hits + stats.misses == stats.allocations and min(stats.hits, stats.misses) >= 0
     assert sum(tag.allocated_bytes for tag in stats.tags.values()) == stats.allocated_bytes
     assert sum(tag.live_blocks for tag in stats.tags.values()) == stats.live_blocks
@@ -244,7 +245,7 @@ def check_events(
     assert all(a.seconds <= b.seconds for a, b in pairwise(events))
     stats = pool.stats()
     assert sum(live.values()) == stats.allocated_bytes and reserved == stats.reserved_bytes
-    assert live == {s.address: s.size for s in pool._engine.spans() if s.live}
+    assert live == {s.address: s.size for s in pool._ladder.spans() if s.live}
 
 
 # contents

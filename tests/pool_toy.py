@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from flame_numba.pool.views import BlockView, Event, Frame, SegmentView
+from flame_numba.memory.views import BlockView, Event, Frame, SegmentView
 
 MIB = 1 << 20
 TAGS = ("parameters", "gradients", "activations", "user")

@@ -11,9 +11,9 @@ import pytest
 
 import flame_numba as fn
 from flame_numba import dtypes
-from flame_numba.kernels import formula
+from flame_numba.kernels.elementwise import formula
 from flame_numba.ops import TABLE, Entry
-from flame_numba.ops.formula_op import Elementwise
+from flame_numba.ops.core.formula_op import Elementwise
 from flame_numba.testing import LAYOUTS, check_forward, check_gradient, with_layout
 
 ROOT = Path(__file__).resolve().parent.parent

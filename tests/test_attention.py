@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import flame_numba as fn
-from flame_numba.kernels.attention_programs import tile_for
+from flame_numba.kernels.attention.programs import tile_for
 from flame_numba.ops import TABLE
-from flame_numba.ops.attention import Setting, dropout_factors
+from flame_numba.ops.attention.attention import Setting, dropout_factors
 
 reference = TABLE["attention"].reference
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import flame_numba as fn
-from flame_numba.ops.kernel_op import Primitive
+from flame_numba.ops.core.kernel_op import Primitive
 
 
 def leaf(*shape: int, seed: int = 0) -> fn.Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import flame_numba as fn
-from flame_numba.ops.bitwise import OPERATORS
+from flame_numba.ops.elementwise.bitwise import OPERATORS
 
 FLOATS = (fn.float16, fn.bfloat16, fn.float32, fn.float64)
 

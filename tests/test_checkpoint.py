@@ -10,9 +10,9 @@ import pytest
 import flame_numba as fn
 from flame_numba import testing
 from flame_numba.devices.contexts import Contexts
-from flame_numba.grad import replay
 from flame_numba.ops import TABLE
 from flame_numba.pool import current_pool
+from flame_numba.tape import recompute
 
 
 def leaf(*shape: int, seed: int = 0) -> fn.Tensor:
@@ -226,10 +226,10 @@ def test_an_interrupt_does_not_leave_the_call_in_place(monkeypatch, when):
         with pytest.raises(KeyboardInterrupt):
             fn.checkpoint(lambda a: a.exp(), w)
     if when == "enter":
-        replay.FRAMES.enter()  # somebody else's call runs
-    assert replay.current_keeper() is None
+        recompute.FRAMES.enter()  # somebody else's call runs
+    assert recompute.current_keeper() is None
     w.exp().sum().backward()
-    replay.FRAMES.leave()
+    recompute.FRAMES.leave()
     assert np.allclose(w.grad.numpy(), np.e)
 
 

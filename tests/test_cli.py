@@ -11,7 +11,7 @@ import pytest
 
 from flame_numba.cli import main
 from flame_numba.data import FashionMNIST
-from flame_numba.pool.snapshot import write_snapshot
+from flame_numba.memory.snapshot import write_snapshot
 from flame_numba.train import fashion_mnist
 from flame_numba.train.progress import progress
 from pool_toy import toy

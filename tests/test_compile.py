@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 
 from flame_numba import dtypes
 from flame_numba.devices import Device, LaunchConfig
-from flame_numba.kernels import compile as compiler
-from flame_numba.kernels import map as maps
-from flame_numba.kernels.formula import trace
-from flame_numba.kernels.matmul import Tile, matmul_program
-from flame_numba.kernels.reduce import Reduction, reduce_program
+from flame_numba.kernels import language
+from flame_numba.kernels.compiler import compile as compiler
+from flame_numba.kernels.elementwise import map as maps
+from flame_numba.kernels.elementwise.formula import trace
+from flame_numba.kernels.moves import mover
+from flame_numba.kernels.products.matmul import Tile, matmul_program
+from flame_numba.kernels.reduce.reduce import Reduction, reduce_program
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ def test_reductions_compiled_apart_are_not_confused_when_loaded_together(cache):
     """Their combining functions have one name in the source; as symbols in one process they must differ."""
     script = (
         f"import sys; sys.path[:0] = {[str(Path(__file__).parent)]!r}; import test_compile as t\n"
-        "from flame_numba.kernels import compile as c\n"
+        "from flame_numba.kernels.compiler import compile as c\n"
         "c.machine_code(t.reduction(sys.argv[1]), 'cpu', t.Device.cpu().backend.architecture)"
     )
     for name in ("sum", "max"):
@@ -122,3 +125,50 @@ def test_the_general_matmul_agrees_with_blas(dtype, shape):
     kernel.launch(LaunchConfig(1), (y.ctypes.data, a.ctypes.data, b.ctypes.data, *numbers), 0)
     expected = a.astype(np.float64) @ b.astype(np.float64)
     assert np.abs(y.astype(np.float64) - expected).max() <= 4 * max(dtype.eps, 1e-15) * np.abs(expected).max()
+
+
+OUTER = """
+from flame_numba.kernels.language import Pointer, grid, gridsize, load_x, store_y
+from made_of_inner import FACTOR, shifted
+
+def kernel(y: Pointer, x: Pointer, n: int) -> None:
+    for i in range(grid(), n, gridsize()):
+        store_y(y, i, shifted(load_x(x, i)) * FACTOR)
+"""
+INNER = "FACTOR = 2.0\n\ndef shifted(value):\n    return value + 1.0\n"
+
+
+@pytest.mark.parametrize(
+    "edited", [INNER.replace("1.0", "3.0"), INNER.replace("2.0", "5.0"), INNER + "# a remark is reason enough\n"]
+)
+def test_the_key_of_a_kernel_covers_every_file_that_it_is_made_of(tmp_path, monkeypatch, edited):
+    """Helpers and constants from another file count: as a bound part, by name, or both."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def keys(inner: str) -> tuple[str, str]:
+        (tmp_path / "made_of_outer.py").write_text(OUTER)
+        (tmp_path / "made_of_inner.py").write_text(inner)
+        for name in ("made_of_outer", "made_of_inner"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        compiler._file_digest.cache_clear()
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        outer, part = importlib.import_module("made_of_outer"), importlib.import_module("made_of_inner").shifted
+        f32 = dtypes.float32
+        bindings = {"load_x": language.Load(f32, f32), "store_y": language.Store(f32, f32)}
+        bound = bindings | {"shifted": language.Helper(part, 1, f32)}
+        programs = (compiler.Program("made", (f32, f32, "int"), f32, b, outer.kernel) for b in (bindings, bound))
+        by_name, as_part = (program.text() for program in programs)
+        return by_name, as_part
+
+    before = keys(INNER)
+    assert keys(INNER) == before
+    after = keys(edited)
+    assert after[0] != before[0] and after[1] != before[1]
+
+
+def test_a_constant_that_a_kernel_names_is_part_of_its_key(monkeypatch):
+    """The moves' kernel names columns of a table that another file numbers: another number is another kernel."""
+    before = mover.move_program(256, 1, 1024).text()
+    monkeypatch.setattr(mover, "COLUMNS", mover.COLUMNS + 1)
+    assert mover.move_program(256, 1, 1024).text() != before

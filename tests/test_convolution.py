@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import flame_numba as fn
-from flame_numba.kernels.convolve import FORWARD, HOST_TILE, INPUT, WEIGHT
-from flame_numba.kernels.matmul import Tile
-from flame_numba.ops import convolution_paths as paths
-from flame_numba.ops.convolution_primitives import (
+from flame_numba.kernels.products.matmul import Tile
+from flame_numba.kernels.windows.convolve import FORWARD, HOST_TILE, INPUT, WEIGHT
+from flame_numba.ops.core.per_axis import positions, volumes
+from flame_numba.ops.windows import convolution_paths as paths
+from flame_numba.ops.windows.convolution_primitives import (
     adjoint_reference,
     convolve,
     convolve_adjoint,
@@ -20,7 +21,6 @@ from flame_numba.ops.convolution_primitives import (
     convolve_weight,
     weight_reference,
 )
-from flame_numba.ops.windows import positions, volumes
 from flame_numba.testing import LAYOUTS, with_layout
 
 # x, weight, stride, padding, dilation, groups

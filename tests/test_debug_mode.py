@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import flame_numba as fn
-from flame_numba.ops import launch, lines
-from flame_numba.ops.debug import debug_mode, is_debugging
+from flame_numba.ops.core import launch
+from flame_numba.ops.core.debug import debug_mode, is_debugging
+from flame_numba.ops.index import launches
 
 BAD = fn.asarray([0, 7, 1, -9])
 
@@ -19,7 +20,7 @@ BAD = fn.asarray([0, 7, 1, -9])
 def quiet(monkeypatch):
     """Faults stay where kernels leave them."""
     monkeypatch.setattr(launch, "_raise_fault", lambda device: None)
-    monkeypatch.setattr(lines, "known_at_once", lambda device: lines.is_debugging())
+    monkeypatch.setattr(launches, "known_at_once", lambda device: launches.is_debugging())
 
 
 def test_it_is_a_block_and_a_decorator():

@@ -151,7 +151,7 @@ def test_of_equal_indices_the_last_wins_and_gets_the_gradient():
 
 
 def test_a_mask_with_one_value_does_not_wait(monkeypatch):
-    from flame_numba.ops import searching
+    from flame_numba.ops.order import searching
 
     x, mask = fn.zeros((3, 4)), fn.asarray(np.array([True, False, True]))
     monkeypatch.setattr(searching, "nonzero", None)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from flame_numba.devices import Device
-from flame_numba.kernels.move_plan import (
+from flame_numba.kernels.moves.mover import Mover
+from flame_numba.kernels.moves.plan import (
     COLUMNS,
     FIRST,
     FLAG,
@@ -26,7 +27,6 @@ from flame_numba.kernels.move_plan import (
     as_table,
     plan,
 )  # fmt: skip
-from flame_numba.kernels.moves import Mover
 from move_lists import ARENA, MAKERS, UNIT, Move, contents, expected, raised, scattered, slide
 
 CHUNK = 32  # vectors: so that a block of a few units is several chunks
@@ -175,7 +175,9 @@ def test_moves_are_as_memmove(make, how: str, movers: dict[str, Mover]) -> None:
 def test_nothing_is_compiled_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     backend = Device.cpu().backend
-    monkeypatch.setattr("flame_numba.kernels.compile.load", lambda program, machine: asked.append(program.name))
+    monkeypatch.setattr(
+        "flame_numba.kernels.compiler.compile.load", lambda program, machine: asked.append(program.name)
+    )
     mover = Mover(backend, by_kernel=True)
     mover.move([])
     assert asked == []

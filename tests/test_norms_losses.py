@@ -9,7 +9,8 @@ import pytest
 
 import flame_numba as fn
 from block_of_threads import launch
-from flame_numba.kernels import block, channel_norms, norms
+from flame_numba.kernels.compiler import block
+from flame_numba.kernels.rows import channel_norms, norms
 
 RNG = np.random.default_rng(0)
 

@@ -12,9 +12,9 @@ import pytest
 
 from flame_numba import plots
 from flame_numba.extras import MissingExtra
+from flame_numba.memory.views import BlockView, Event, Frame, SegmentView
 from flame_numba.plots import png
 from flame_numba.plots.layout import colours, layout, timeline
-from flame_numba.pool.views import BlockView, Event, Frame, SegmentView
 from pool_toy import toy
 
 MEBIBYTE = 1 << 20

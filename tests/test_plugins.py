@@ -19,9 +19,9 @@ import pytest
 import flame_numba as fn
 from flame_numba import plugins
 from flame_numba.devices import Device
+from flame_numba.memory.context import memory_tag
 from flame_numba.plugins import lender as lending
 from flame_numba.pool import MemoryPool, PoolConfig
-from flame_numba.pool.context import memory_tag
 
 pytest.importorskip("numba.cuda")
 from numba import cuda

@@ -44,7 +44,7 @@ def test_a_pool_is_of_a_device() -> None:
 def settle(pool: MemoryPool) -> None:
     """Merge the freed blocks that wait for requests of their own size."""
     with pool._exclusive():
-        pool._engine.settle()
+        pool._ladder.settle()
 
 
 def test_best_fit_takes_the_smallest_hole() -> None:

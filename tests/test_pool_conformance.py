@@ -80,7 +80,7 @@ def pool(request: pytest.FixtureRequest, backend: str) -> Iterator[MemoryPool]:
     if name == "recording":
         pool.record_history(sites=True)
     yield pool
-    check_books(pool, [span.block for span in pool._engine.spans() if span.live and span.block is not None])
+    check_books(pool, [span.block for span in pool._ladder.spans() if span.live and span.block is not None])
     if name == "recording":
         check_events(pool.history(), pool, reserved)
 
@@ -350,7 +350,7 @@ def test_clear_leaves_only_what_live_blocks_need(pool: MemoryPool) -> None:
     pool.clear()
     contents.check()
     check_books(pool, contents.written)
-    if pool.config.initial == 0 or pool._engine.reserve.backend == "virtual":
+    if pool.config.initial == 0 or pool._ladder.reserve.backend == "virtual":
         assert pool.stats().reserved_bytes <= 4 * MIB
 
 
@@ -401,7 +401,7 @@ def test_a_pool_is_collected_with_its_memory(backend: str, machine: Device, monk
     monkeypatch.setattr(sys, "unraisablehook", errors.append)
     for settings in ("default", "recording") if machine.kind == "simulated" else CONFIGS:
         pool = made(machine, backend, settings)
-        held = pool._engine.reserve.growth.held
+        held = pool._ladder.reserve.growth.held
         blocks = [pool.allocate(1000), pool.allocate(2 * MIB)]
         pool.allocate(1000).free()  # waits for another request of its size
         Owner(pool.allocate(5 * MIB))  # its finalizer may run after the pool's
@@ -553,7 +553,7 @@ def test_a_scope_has_memory_of_its_own(pool: MemoryPool, backend: str) -> None:
     of = {segment.scope: set() for segment in pool.segments()}
     for segment in pool.segments():
         of[segment.scope] |= {block.address for block in segment.blocks if block.state == "live"}
-    offset = pool._engine.offset
+    offset = pool._ladder.offset
     assert {block.address - offset for block in inside} == of["validation"]
     assert {block.address - offset for block in outside} == of[""]
     check_books(pool, outside + inside)

@@ -15,7 +15,8 @@ from flame_numba.devices import Device, DeviceOutOfMemory
 from flame_numba.devices.host import HostBackend
 from flame_numba.devices.simulated import SimulatedBackend
 from flame_numba.errors import DeviceError, OutOfMemory
-from flame_numba.pool import Block, MemoryPool, PoolConfig, engine
+from flame_numba.memory import ladder
+from flame_numba.pool import Block, MemoryPool, PoolConfig
 from pool_books import Contents, check_books, frozen_heap, simulated
 from pool_machines import FailingMachine
 
@@ -227,7 +228,7 @@ def test_a_device_too_full_for_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(machine: Any) -> Any:
         raise DeviceOutOfMemory("1.8 MB")
 
-    monkeypatch.setattr(engine, "Mover", full)
+    monkeypatch.setattr(ladder, "Mover", full)
     device = simulated(24 * MIB)
     with pytest.raises(OutOfMemory, match="no room for the tables"):
         MemoryPool(device)

@@ -9,9 +9,9 @@ import pytest
 
 from flame_numba.devices import Device
 from flame_numba.errors import ConfigError
+from flame_numba.memory.traces import TraceError, read_trace
 from flame_numba.pool import PoolConfig
-from flame_numba.pool.replay import replay, smallest_limit
-from flame_numba.pool.traces import TraceError, read_trace
+from flame_numba.replay import replay, smallest_limit
 
 MIB = 1 << 20
 HEADER = "op,id,bytes,stream"

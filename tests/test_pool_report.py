@@ -8,9 +8,9 @@ from types import FunctionType
 import pytest
 
 from flame_numba.errors import ConfigError
-from flame_numba.pool import recorder as recorder_module
-from flame_numba.pool.recorder import Recorder
-from flame_numba.pool.report import (
+from flame_numba.memory import recorder as recorder_module
+from flame_numba.memory.recorder import Recorder
+from flame_numba.memory.report import (
     Holder,
     OutOfMemoryFacts,
     holder_lines,
@@ -21,7 +21,7 @@ from flame_numba.pool.report import (
     segment_bar,
     segment_table,
 )
-from flame_numba.pool.views import BlockView, Frame, SegmentView, with_memory
+from flame_numba.memory.views import BlockView, Frame, SegmentView, with_memory
 from pool_toy import toy
 
 MIB = 1 << 20

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from flame_numba.devices import Device
+from flame_numba.memory.snapshot import SnapshotError, memory_viz, read_snapshot, write_snapshot
+from flame_numba.memory.traces import TraceError, read_trace, write_trace
+from flame_numba.memory.views import BlockView, Event, Frame, SegmentView, with_memory
 from flame_numba.pool import Block, MemoryPool, PoolConfig, memory_tag
-from flame_numba.pool.snapshot import SnapshotError, memory_viz, read_snapshot, write_snapshot
-from flame_numba.pool.traces import TraceError, read_trace, write_trace
-from flame_numba.pool.views import BlockView, Event, Frame, SegmentView, with_memory
 from pool_toy import TAGS, toy
 
 CASES = [(seed, virtual) for seed in range(8) for virtual in (False, True)]

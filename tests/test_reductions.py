@@ -9,7 +9,7 @@ import pytest
 
 import flame_numba as fn
 from block_of_threads import launch
-from flame_numba.kernels import reduce
+from flame_numba.kernels.reduce import reduce
 
 INF, NAN = math.inf, math.nan
 HALVES = (fn.float16, fn.bfloat16)

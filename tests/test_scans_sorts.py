@@ -7,17 +7,18 @@ import pytest
 
 import flame_numba as fn
 from block_of_threads import launch
-from flame_numba.kernels import scan as scan_kernels
-from flame_numba.kernels import sort as sort_kernels
-from flame_numba.ops import ordering, scans
+from flame_numba.kernels.order import scan as scan_kernels
+from flame_numba.kernels.order import sort as sort_kernels
+from flame_numba.ops.index import orders
+from flame_numba.ops.order import scans
 
 
 @pytest.fixture
 def many_pieces(monkeypatch):
     """Lines in pieces and rows in tiles, as on a GPU."""
-    monkeypatch.setattr(ordering, "scan_plan", lambda x, rows, n, inner: (inner >= 16, 1, 7, -(-n // 7)))
+    monkeypatch.setattr(orders, "scan_plan", lambda x, rows, n, inner: (inner >= 16, 1, 7, -(-n // 7)))
     monkeypatch.setattr(scans, "scan_chunks", lambda x, items, n, shortest: (5, -(-n // 5)))
-    monkeypatch.setattr(ordering, "radix_plan", lambda x, n: (4, 1, 100))
+    monkeypatch.setattr(orders, "radix_plan", lambda x, n: (4, 1, 100))
 
 
 # --- scans ------------------------------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ def test_digits_of_tiles_agree_with_numpy(many_pieces, dtype, descending):
 
 def test_low_bits_are_enough_for_small_numbers(many_pieces):
     x = np.random.default_rng(0).integers(0, 1000, (1, 500))
-    assert np.array_equal(ordering.order_rows(fn.asarray(x), bits=10).numpy(), np.argsort(x, kind="stable"))
+    assert np.array_equal(orders.order_rows(fn.asarray(x), bits=10).numpy(), np.argsort(x, kind="stable"))
 
 
 @pytest.mark.parametrize(("n", "threads"), [(1, 2), (17, 4), (64, 8), (100, 32)])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import flame_numba as fn
 from flame_numba.dtypes import INTEGERS
-from flame_numba.ops import lines
+from flame_numba.ops.index import launches
 from flame_numba.testing import LAYOUTS, with_layout
 
 
@@ -23,11 +23,11 @@ MERGES = {"assign": None, "sum": np.add, "prod": np.multiply, "amax": np.maximum
 
 def choose(way, patch):
     """Both ways on any device: a walk of threads over the index, and a sort of it; and the walk cut up as for a GPU."""
-    patch.setattr(lines, "wants_sort", lambda *_: way == "sort")
+    patch.setattr(launches, "wants_sort", lambda *_: way == "sort")
     if way == "walk of many":
-        gather, walk = lines._gather_plan, lines._walk_plan
-        patch.setattr(lines, "_gather_plan", lambda *shapes: gather(*shapes[:-1], False))
-        patch.setattr(lines, "_walk_plan", lambda *shapes: walk(*shapes[:-1], False))
+        gather, walk = launches._gather_plan, launches._walk_plan
+        patch.setattr(launches, "_gather_plan", lambda *shapes: gather(*shapes[:-1], False))
+        patch.setattr(launches, "_walk_plan", lambda *shapes: walk(*shapes[:-1], False))
 
 
 WAYS = ("walk", "walk of many", "sort")
@@ -50,7 +50,7 @@ def expected(y, g, index, axis, merge):
 @pytest.mark.parametrize("n", [1, 31, 32, 33, 70, 300])
 def test_both_ways_scatter_alike(way, merge, n, monkeypatch):
     """Runs within a chunk (of 32 here), from one chunk to the next, and over many."""
-    monkeypatch.setattr(lines, "isqrt", lambda n: 1)
+    monkeypatch.setattr(launches, "isqrt", lambda n: 1)
     rng = np.random.default_rng(n)
     for size, index in (
         (7, rng.integers(-7, 7, n)),
@@ -60,8 +60,8 @@ def test_both_ways_scatter_alike(way, merge, n, monkeypatch):
     ):
         y, g = rng.uniform(0.5, 1.5, (2, size, 3)), rng.uniform(0.9, 1.1, (2, n, 3))
         found = fn.asarray(y)
-        spec = lines.points("scatter", found.shape, 1, fn.asarray(index))
-        lines.scatter_lines(found, fn.asarray(g), spec, merge)
+        spec = launches.points("scatter", found.shape, 1, fn.asarray(index))
+        launches.scatter_lines(found, fn.asarray(g), spec, merge)
         assert np.allclose(found.numpy(), expected(y, g, index, 1, merge), rtol=1e-12)
 
 

@@ -31,12 +31,12 @@ import flame_numba as fn
 from flame_numba.devices import Device
 from flame_numba.devices.simulated import SimulatedBackend
 from flame_numba.dtypes import DType
-from flame_numba.kernels import compile as compiler
-from flame_numba.kernels.compile import Program
+from flame_numba.kernels.compiler import compile as compiler
+from flame_numba.kernels.compiler.compile import Program
 from flame_numba.kernels.language import LoadVector, StoreVector
-from flame_numba.kernels.moves import Mover
+from flame_numba.kernels.moves.mover import Mover
 from flame_numba.ops import TABLE
-from flame_numba.ops.attention import Setting, dropout_factors
+from flame_numba.ops.attention.attention import Setting, dropout_factors
 from flame_numba.pool import MemoryPool, PoolConfig
 from flame_numba.tensor import Tensor
 from kernels_indexing import BY_HAND as indexing_kernels
@@ -44,7 +44,7 @@ from kernels_norms_losses import BY_HAND as norm_kernels
 from kernels_scans_sorts import scans_and_sorts
 from kernels_user import user_kernels
 
-machine_cuda = pytest.importorskip("flame_numba.kernels.machine_cuda", reason="needs flame-numba[cu13]")
+machine_cuda = pytest.importorskip("flame_numba.kernels.compiler.machine_cuda", reason="needs flame-numba[cu13]")
 
 pytestmark = pytest.mark.sm90
 ARCHITECTURE = "sm_90a"

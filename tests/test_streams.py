@@ -16,7 +16,7 @@ import pytest
 import flame_numba as fn
 from flame_numba.devices import Device, Stream, current_stream
 from flame_numba.errors import DeviceError
-from flame_numba.ops.launch import note_use
+from flame_numba.ops.core.launch import note_use
 
 
 @pytest.fixture

@@ -324,7 +324,7 @@ def test_assignment_from_an_overlapping_view_of_itself():
 
 
 def test_a_write_into_another_device_is_refused():
-    from flame_numba.ops.movement import copy_into
+    from flame_numba.ops.core.copies import copy_into
 
     elsewhere = fn.Tensor.empty((3,), device=fn.Device.simulated())
     with pytest.raises(fn.DeviceMismatch, match="move them to one device"):

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import flame_numba as fn
-from flame_numba.kernels import compile as compiler
-from flame_numba.kernels import cuda_source, nvrtc
-from flame_numba.kernels.captured import capture, written
+from flame_numba.kernels.compiler import compile as compiler
+from flame_numba.kernels.compiler.captured import capture, written
 from flame_numba.kernels.language import Array, Number, Pointer, barrier, grid, gridsize, thread_index
+from flame_numba.kernels.user import cuda_source, nvrtc
 
 FLOATS = (fn.float16, fn.bfloat16, fn.float32, fn.float64)
 CPU = fn.Device.cpu()
@@ -160,7 +160,7 @@ def test_marks_are_known_without_postponed_annotations(device, tmp_path, monkeyp
 def test_machine_code_is_kept_on_disk_also_of_functions_without_a_file(tmp_path):
     script = (
         "import flame_numba as fn\n"
-        "from flame_numba.kernels import compile as c\n"
+        "from flame_numba.kernels.compiler import compile as c\n"
         "from flame_numba.kernels.language import grid, gridsize\n"
         "def half(v): return v * K\n"
         "K = 0.5\n"

@@ -223,9 +223,9 @@ class Driver:
 
 
 def cuda_memory(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from flame_numba.devices import cuda_calls, cuda_virtual
+    from flame_numba.devices.cuda import calls, virtual
 
-    class Memory(cuda_virtual.CudaVirtualMemory):
+    class Memory(virtual.CudaVirtualMemory):
         page_nbytes = PAGE
         _prop = _access = None
 
@@ -235,8 +235,8 @@ def cuda_memory(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Any:
         def activate(self) -> None:
             pass
 
-    monkeypatch.setattr(cuda_virtual, "driver", driver)
-    monkeypatch.setattr(cuda_calls, "describe", str)
+    monkeypatch.setattr(virtual, "driver", driver)
+    monkeypatch.setattr(calls, "describe", str)
     return Memory()
 
 

@@ -5,9 +5,10 @@ The public names, and nothing else. Importing touches no GPU and does not import
 
 import sys as _sys
 
-from . import amp, array_api, nn, optim
+from . import amp, array_api, grad, nn, optim, tensor
 from . import gpu as cuda
 from .amp import GradScaler
+from .callable_module import make_callable as _make_callable
 from .checkpoint import checkpoint
 from .custom import custom_op
 from .derivatives import hessian, hvp, jacobian, jvp, vjp
@@ -52,7 +53,6 @@ from .grad import (
     backward,
     detect_anomaly,
     enable_grad,
-    grad,
     graph_stats,
     inference_mode,
     is_recomputing,
@@ -62,45 +62,20 @@ from .grad import (
     unused_parameters,
 )
 from .gradcheck import GradientComparison, compare_gradients, gradcheck, gradgradcheck, numerical_gradient
-from .ops import PUBLIC as _PUBLIC
-from .ops.activations import *  # noqa: F403
-from .ops.attention import *  # noqa: F403
-from .ops.autocast import autocast
-from .ops.bitwise import *  # noqa: F403
-from .ops.channel_norms import *  # noqa: F403
-from .ops.closeness import *  # noqa: F403
-from .ops.convolution import *  # noqa: F403
-from .ops.creation import *  # noqa: F403
-from .ops.debug import *  # noqa: F403
-from .ops.diagonals import *  # noqa: F403
-from .ops.einsum import *  # noqa: F403
-from .ops.elementwise import *  # noqa: F403
-from .ops.formula_op import elementwise, fuse
-from .ops.glue import *  # noqa: F403
-from .ops.indexing import *  # noqa: F403
-from .ops.inplace import *  # noqa: F403
-from .ops.linalg import *  # noqa: F403
-from .ops.losses import *  # noqa: F403
-from .ops.movement import *  # noqa: F403
-from .ops.normalization import *  # noqa: F403
-from .ops.norms import *  # noqa: F403
-from .ops.pooling import *  # noqa: F403
-from .ops.positions import *  # noqa: F403
-from .ops.random import *  # noqa: F403
-from .ops.rearrange import *  # noqa: F403
-from .ops.reductions import *  # noqa: F403
-from .ops.scans import *  # noqa: F403
-from .ops.scatter import *  # noqa: F403
-from .ops.searching import *  # noqa: F403
-from .ops.sorting import *  # noqa: F403
-from .ops.table import REALS, Domain
-from .ops.trigonometry import *  # noqa: F403
-from .ops.upsampling import *  # noqa: F403
+from .ops.core.autocast import autocast
+from .ops.core.formula_op import elementwise, fuse
+from .ops.core.table import REALS, Domain
+from .ops.public import *  # noqa: F403
+from .ops.public import PUBLIC as _PUBLIC
+from .ops.shape.creation import asarray as _asarray
 from .pinned import HostCopy, pinned_empty, pinned_pool
 from .pool import MemoryPool, PoolConfig, current_pool, default_pool, memory_tag
 from .storage import Storage
 from .tensor import Parameter, Tensor
 from .user_kernels import Kernel, Launch, ensure_kernel, launch_kernel
+
+_make_callable(grad, grad.grad)
+_make_callable(tensor, _asarray)
 
 __version__ = "0.1.0"
 
@@ -185,6 +160,7 @@ __all__ = [
     "pinned_pool",
     "promote",
     "set_grad_enabled",
+    "tensor",
     "uint8",
     "uint16",
     "uint32",

@@ -10,11 +10,11 @@ import numpy as np
 
 from .dtypes import bool_, float32, float64
 from .errors import ConfigError, DTypeError, GradientError
-from .kernels import formula
-from .ops.autocast import autocast
-from .ops.creation import zeros
-from .ops.reductions import any as any_of
-from .ops.update import update
+from .kernels.elementwise import formula
+from .ops.core.autocast import autocast
+from .ops.core.update import update
+from .ops.reduce.reductions import any as any_of
+from .ops.shape.creation import zeros
 from .optim import Optimizer
 from .shapes import row_major
 from .tensor import Tensor, new

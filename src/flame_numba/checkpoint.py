@@ -8,8 +8,8 @@ from typing import Any
 
 from .devices import current_device
 from .grad import Saved, is_recording
-from .grad.replay import Frame, entered
-from .ops.autocast import autocast_dtype, autocast_to
+from .ops.core.autocast import autocast_dtype, autocast_to
+from .tape.recompute import Frame, entered
 from .tensor import Tensor
 
 

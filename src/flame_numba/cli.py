@@ -15,8 +15,8 @@ from typing import NoReturn
 
 from .devices import Device, cuda_device_count, explain_missing_cuda
 from .errors import FlameError
-from .kernels.compile import cache_folder
-from .pool.stats import format_bytes
+from .kernels.compiler.compile import cache_folder
+from .memory.stats import format_bytes
 
 PACKAGES = ("flame-numba", "numpy", "numba", "numba-cuda", "llvmlite", "cuda-bindings")
 FAILURE = 2  # exit status for anything the user can put right
@@ -192,8 +192,8 @@ def _train_fashion_mnist(arguments: argparse.Namespace) -> None:
 
 # --- pool ---------------------------------------------------------------------------------------------------------
 def _show_pool(arguments: argparse.Namespace) -> None:
-    from .pool.report import segment_table
-    from .pool.snapshot import read_snapshot
+    from .memory.report import segment_table
+    from .memory.snapshot import read_snapshot
 
     if arguments.snapshot is None:
         _show_defaults(arguments)
@@ -221,7 +221,7 @@ def _show_defaults(arguments: argparse.Namespace) -> None:
 
 def _replay(arguments: argparse.Namespace) -> None:
     from .pool import PoolConfig
-    from .pool.replay import replay
+    from .replay import replay
 
     result = replay(arguments.trace, arguments.device, PoolConfig(limit=arguments.limit))
     print(json.dumps(result.as_json()) if arguments.json else result)

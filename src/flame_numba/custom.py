@@ -8,10 +8,10 @@ from typing import Any
 
 from .errors import DTypeError, GradientError, ShapeError
 from .grad import Node, Saved, is_recording, no_grad, record, record_many
-from .grad.anomaly import WATCH, inspect_forward
-from .ops.creation import zeros
-from .ops.formula_op import sum_to
-from .ops.table import refuse
+from .ops.core.formula_op import sum_to
+from .ops.core.table import refuse
+from .ops.shape.creation import zeros
+from .tape.anomaly import WATCH, inspect_forward
 from .tensor import Tensor
 
 

@@ -11,10 +11,9 @@ from contextlib import nullcontext
 from typing import Any
 
 from .errors import DTypeError, GradientError, ShapeError
-from .grad import enable_grad, grad, is_recording, record
-from .grad.graph import edge_of
-from .ops.creation import zeros
-from .ops.movement import reshape, stack
+from .grad import edge_of, enable_grad, grad, is_recording, record
+from .ops.shape.creation import zeros
+from .ops.shape.movement import reshape, stack
 from .tensor import Tensor
 
 Function = Callable[..., Any]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .dtypes import float64
 from .errors import ConfigError, DTypeError, GradientError, ShapeError
 from .grad import grad
-from .ops.creation import asarray, zeros
+from .ops.shape.creation import asarray, zeros
 from .tensor import Tensor
 
 Array = npt.NDArray[np.float64]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -458,3 +458,12 @@ def dense(device: Device, dtype: DType, shape: Shape, strides: Shape, count: int
 def expanded(x: Tensor, shape: Shape) -> Tensor:
     """A view of the broadcast shape, outside the graph."""
     return x if x.shape == shape else x.alias(shape, expand_strides(x.shape, x.strides, shape), x.offset)
+
+
+def add_methods(methods: Mapping[str, Any], owner: type[Tensor] = Tensor) -> None:
+    """Give Tensor (or Parameter) methods: how ops, graph and exchange come to it from the layers above, all of them.
+
+    A function becomes a method, a property a property, a staticmethod a maker such as `Tensor.zeros`.
+    """
+    for name, method in methods.items():
+        setattr(owner, name, method)

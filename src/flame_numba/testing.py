@@ -20,9 +20,9 @@ from . import dtypes
 from .dtypes import DType
 from .grad import grad
 from .gradcheck import gradcheck
-from .ops.creation import asarray
-from .ops.movement import broadcast_to, flip, permute, strided_slice
-from .ops.table import Booleans, Domain, Entry, Floats, Integers
+from .ops.core.table import Booleans, Domain, Entry, Floats, Integers
+from .ops.shape.creation import asarray
+from .ops.shape.movement import broadcast_to, flip, permute, strided_slice
 from .tensor import Tensor
 
 Array = npt.NDArray[Any]

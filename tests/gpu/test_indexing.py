@@ -7,12 +7,12 @@ import pytest
 
 import flame_numba as fn
 from flame_numba.devices import Device
-from flame_numba.ops import lines
+from flame_numba.ops.index import launches
 
 
 @pytest.mark.parametrize(
     "n, size, inner",
-    [(lines.WALK, 50, 3), (lines.WALK + 1, 50, 3), (1 << 18, 1, 1), (1 << 18, 1 << 17, 1), (100, 7, 4096)],
+    [(launches.WALK, 50, 3), (launches.WALK + 1, 50, 3), (1 << 18, 1, 1), (1 << 18, 1 << 17, 1), (100, 7, 4096)],
 )
 @pytest.mark.parametrize("dtype", [fn.float32, fn.bfloat16, fn.int64])
 def test_sums_at_computed_places(n: int, size: int, inner: int, dtype: fn.DType) -> None:
@@ -26,7 +26,7 @@ def test_sums_at_computed_places(n: int, size: int, inner: int, dtype: fn.DType)
     assert all(np.array_equal(run, rounded) for run in runs)
 
 
-@pytest.mark.parametrize("n", [100, lines.WALK + 1])
+@pytest.mark.parametrize("n", [100, launches.WALK + 1])
 def test_the_last_value_wins(n: int) -> None:
     rng = np.random.default_rng(n)
     index, value = rng.integers(0, n // 3, n), rng.normal(size=(n, 2)).astype(np.float32)
@@ -41,7 +41,7 @@ def test_the_last_value_wins(n: int) -> None:
 @pytest.mark.parametrize("merge", ["sum", "amax", "prod"])
 def test_an_index_for_each_line(merge: str) -> None:
     rng = np.random.default_rng(1)
-    for rows, n in ((3, lines.WALK + 5), (5000, 20)):
+    for rows, n in ((3, launches.WALK + 5), (5000, 20)):
         x, src = rng.uniform(0.9, 1.1, (2, rows, n))
         index = rng.integers(0, n, (rows, n))
         update = {"sum": np.add, "amax": np.maximum, "prod": np.multiply}[merge]
@@ -102,8 +102,12 @@ def test_keys_of_every_kind() -> None:
 
 
 def test_no_op_waits_for_the_device(real_gpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, index, mask = fn.zeros((50, 4)), fn.asarray(np.arange(lines.WALK + 1) % 50), fn.asarray(np.arange(50) % 2 == 0)
-    source = fn.ones((lines.WALK + 1, 4))
+    x, index, mask = (
+        fn.zeros((50, 4)),
+        fn.asarray(np.arange(launches.WALK + 1) % 50),
+        fn.asarray(np.arange(50) % 2 == 0),
+    )
+    source = fn.ones((launches.WALK + 1, 4))
     for name in ("synchronize", "synchronize_stream", "synchronize_event", "download"):
         monkeypatch.setattr(real_gpu.backend, name, None)
     (

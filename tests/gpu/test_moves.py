@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flame_numba.devices import Device
-from flame_numba.kernels.moves import Mover
+from flame_numba.kernels.moves.mover import Mover
 from move_lists import ARENA, MAKERS, Move, contents, expected, slide
 
 KIB, MIB = 1 << 10, 1 << 20

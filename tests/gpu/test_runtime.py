@@ -134,7 +134,7 @@ def test_a_label_out_of_range(gpu: Device) -> None:
 
 
 def test_a_launch_that_the_driver_refuses(real_gpu: Device) -> None:
-    from flame_numba.ops import launch
+    from flame_numba.ops.core import launch
 
     fn.ones((100,)) + 1
     kernel = next(k for key, k in launch._EXECUTABLES.items() if key[0] is real_gpu.backend)

@@ -20,8 +20,8 @@ import flame_numba as fn
 from flame_numba.devices import Device, DeviceOutOfMemory, Stream
 from flame_numba.devices.base import LaunchConfig
 from flame_numba.errors import DeviceError
-from flame_numba.kernels.index import iota_program
-from flame_numba.ops.launch import executable
+from flame_numba.kernels.index.gather import iota_program
+from flame_numba.ops.core.launch import executable
 from flame_numba.pinned import pinned_empty
 from flame_numba.tensor import Tensor
 

@@ -9,7 +9,7 @@ import pytest
 
 import flame_numba as fn
 from flame_numba.devices import Device
-from flame_numba.kernels import compile as compiler
+from flame_numba.kernels.compiler import compile as compiler
 from kernels_user import elements, row_sums
 
 cuda = pytest.importorskip("numba.cuda")

@@ -13,7 +13,8 @@ import pytest
 import flame_numba as fn
 from flame_numba.devices import Device
 from flame_numba.dtypes import FLOATS, DType
-from flame_numba.ops.convolution_primitives import (
+from flame_numba.ops.core.per_axis import positions
+from flame_numba.ops.windows.convolution_primitives import (
     adjoint_reference,
     convolve,
     convolve_adjoint,
@@ -21,7 +22,6 @@ from flame_numba.ops.convolution_primitives import (
     convolve_weight,
     weight_reference,
 )
-from flame_numba.ops.windows import positions
 from flame_numba.tensor import Tensor
 
 Array = npt.NDArray[Any]

@@ -11,7 +11,7 @@ import pytest
 
 import flame_numba as fn
 from flame_numba.ops import TABLE, Entry
-from flame_numba.ops.table import Booleans, Floats, Integers
+from flame_numba.ops.core.table import Booleans, Floats, Integers
 from flame_numba.tensor import Tensor
 
 ELSEWHERE = fn.Device.simulated(1 << 30)

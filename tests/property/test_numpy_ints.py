@@ -10,7 +10,7 @@ import pytest
 
 import flame_numba as fn
 from flame_numba.ops import TABLE, Entry
-from flame_numba.ops.table import Booleans, Case, Floats, Integers
+from flame_numba.ops.core.table import Booleans, Case, Floats, Integers
 from flame_numba.tensor import Tensor
 
 # what only our own ops call is given ints of our own

@@ -95,7 +95,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert getattr(after, name) == getattr(before, name)
         with pytest.raises(OutOfMemory):
             self.pool.allocate(nbytes, stream)
-        engine = self.pool._engine
+        engine = self.pool._ladder
         if not self.pins and len(engine.lanes) == 1:
             # nothing is in the way of moving blocks, and still there is no hole for it
             assert after.largest_free_bytes < nbytes
@@ -199,7 +199,7 @@ class PoolMachine(RuleBasedStateMachine):
         before = self.pool.stats().reserved_bytes
         assert before - self.pool.trim(keep) == self.pool.stats().reserved_bytes
         if keep == 0:
-            assert not self.pool._engine._free_segments()
+            assert not self.pool._ladder._free_segments()
 
     @rule()
     def clear(self) -> None:
@@ -225,7 +225,7 @@ class PoolMachine(RuleBasedStateMachine):
             of = [block.size for block, its in self.live.items() if its == tag]
             found = stats.tags.get(tag or "user")
             assert (found.allocated_bytes, found.live_blocks) == (sum(of), len(of)) if found else not of
-        if self.pool._engine.reserve.backend == "direct" and not self.pool.config.initial:
+        if self.pool._ladder.reserve.backend == "direct" and not self.pool.config.initial:
             assert stats.reserved_bytes == stats.allocated_bytes + stats.pending_bytes
 
     def teardown(self) -> None:

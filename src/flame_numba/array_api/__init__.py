@@ -10,22 +10,10 @@ from math import e, inf, nan, pi
 from typing import Any
 
 from ..devices import Stream
-from ..dtypes import (
-    bool_,
-    float32,
-    float64,
-    int8,
-    int16,
-    int32,
-    int64,
-    uint8,
-    uint16,
-    uint32,
-    uint64,
-)
+from ..dtypes import bool_, float32, float64, int8, int16, int32, int64, uint8, uint16, uint32, uint64
 from ..errors import ConfigError, DeviceError
-from ..ops.movement import to_device as _move
-from ..tensor import Tensor
+from ..ops.shape.movement import to_device as _move
+from ..tensor import Tensor, add_methods
 from . import arrays, data_types, elementwise, info, reductions
 from .arrays import *  # noqa: F403
 from .data_types import *  # noqa: F403
@@ -57,8 +45,7 @@ def _to_device(x: Tensor, device: Any, /, *, stream: Any = None) -> Tensor:
         return _move(x, device)
 
 
-setattr(Tensor, "__array_namespace__", _namespace)  # noqa: B010 - for the type checker, a class has what its body says
-setattr(Tensor, "to_device", _to_device)  # noqa: B010
+add_methods({"__array_namespace__": _namespace, "to_device": _to_device})
 
 __all__ = [
     "__array_api_version__",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import flame_numba as fn
-
 from ..errors import ShapeError
+from ..ops import public as fn
 from ..tensor import Tensor
 
 

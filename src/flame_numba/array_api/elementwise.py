@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import flame_numba as fn
-
-from ..ops.elementwise import where as _where
+from ..ops import public as fn
+from ..ops.elementwise.arithmetic import where as _where
 from ..tensor import Tensor
 
 _UNARY = """

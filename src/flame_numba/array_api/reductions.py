@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import flame_numba as fn
-
+from ..ops import public as fn
 from ..tensor import Tensor
 
 Axis = int | tuple[int, ...] | None

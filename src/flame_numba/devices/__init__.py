@@ -1,8 +1,10 @@
 """Machines that hold memory and run kernels. The only code that touches a driver."""
 
 from .base import Backend, DeviceOutOfMemory, Executable, LaunchConfig, LaunchLimits, MemoryInfo
-from .device import Device, cuda_device_count, cuda_device_of, current_device, default_device, explain_missing_cuda
-from .streams import Event, Stream, current_stream
+from .current import current_stream
+from .device import Device, cuda_device_of, current_device, default_device
+from .open import cuda_device_count, explain_missing_cuda
+from .streams import Event, Stream
 
 __all__ = [
     "Backend",

@@ -1,4 +1,4 @@
-"""What a machine must offer. `cuda.py`, `host.py` and `simulated.py` are the three that do."""
+"""What a machine must offer. `cuda/backend.py`, `host.py` and `simulated.py` are the three that do."""
 
 from __future__ import annotations
 
@@ -130,9 +130,6 @@ class Backend(Protocol):
 
     def new_stream(self) -> Stream:
         """A stream that runs beside all others, also beside stream 0."""
-
-    def current_stream(self) -> Stream:
-        """The stream that work of this machine goes to now, in this thread or task: see `streams.py`."""
 
     def synchronize_stream(self, stream: Stream) -> None:
         """Wait for all that is queued on one stream."""

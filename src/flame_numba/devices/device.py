@@ -5,17 +5,15 @@ from __future__ import annotations
 import functools
 import operator
 import re
-import threading
 from contextvars import ContextVar
 from typing import Any
 
 from ..errors import DeviceError
 from .base import Backend, MemoryInfo
+from .open import cuda_device_count, explain_missing_cuda, open_backend
 from .streams import Stream
 
 _NAME = re.compile(r"(cpu|cuda)(?::([0-9]+))?")
-_BACKENDS: dict[tuple[Any, ...], Backend] = {}
-_LOCK = threading.RLock()  # re-entrant: opening page-locked memory opens its device
 _ENTERED: ContextVar[tuple[Device, ...]] = ContextVar("flame_numba_device", default=())
 
 
@@ -69,7 +67,7 @@ class Device:
     def backend(self) -> Backend:
         """The machine itself, opened at first use. Raises DeviceError with what to install if it is absent."""
         if self._backend is None:
-            self._backend = _open(self)
+            self._backend = open_backend(self)
         return self._backend
 
     @property
@@ -100,8 +98,6 @@ class Device:
     @property
     def pinned(self) -> Device:
         """This device's page-locked host memory, as a place for a pool: `MemoryPool(device.pinned, …)`."""
-        from .pinned import PinnedDevice
-
         return PinnedDevice(self)
 
     def __enter__(self) -> Device:
@@ -110,22 +106,6 @@ class Device:
 
     def __exit__(self, *exc: object) -> None:
         _ENTERED.set(_ENTERED.get()[:-1])
-
-    def _create(self) -> Backend:
-        if self.kind == "cuda":
-            missing = explain_missing_cuda()
-            if missing:
-                raise DeviceError(f"{self}: {missing}")
-            from .cuda import CudaBackend
-
-            return CudaBackend(self.ordinal)
-        if self.kind == "simulated":
-            from .simulated import SimulatedBackend
-
-            return SimulatedBackend(self.memory)
-        from .host import HostBackend
-
-        return HostBackend()
 
     def _key(self) -> tuple[Any, ...]:
         return (self.kind, self.ordinal, self.memory)
@@ -157,35 +137,29 @@ def _count(name: str, value: Any) -> int:
     return number
 
 
-def _open(device: Device) -> Backend:
-    with _LOCK:
-        key = device._key()
-        if key not in _BACKENDS:
-            _BACKENDS[key] = device._create()
-        return _BACKENDS[key]
+class PinnedDevice(Device):
+    """The page-locked host memory of `owner`, as a place for pools: `device.pinned`. Holds no tensors."""
 
+    __slots__ = ("owner",)
 
-@functools.cache
-def explain_missing_cuda() -> str:
-    """Why there is no CUDA here, in one sentence that says what to install; '' if there is."""
-    try:
-        from .cuda import count_devices
-    except ImportError as error:
-        return f"the package cuda-bindings cannot be imported ({error}); install flame-numba[cu13] or [cu12]"
-    try:
-        found = count_devices()
-    except DeviceError as error:
-        return str(error)
-    return "" if found else "the NVIDIA driver shows no GPU; check `nvidia-smi` and CUDA_VISIBLE_DEVICES"
+    def __init__(self, owner: Device) -> None:
+        self.kind = "pinned"
+        self.ordinal = owner.ordinal
+        self.memory = owner.memory
+        self.owner = owner
+        self._backend = None
 
+    def _key(self) -> tuple[Any, ...]:
+        return ("pinned", *self.owner._key())
 
-def cuda_device_count() -> int:
-    """How many GPUs there are; 0 without a driver."""
-    if explain_missing_cuda():
-        return 0
-    from .cuda import count_devices
+    def __reduce__(self) -> Any:
+        return PinnedDevice, (self.owner,)
 
-    return count_devices()
+    def __repr__(self) -> str:
+        return f"{self.owner!r}.pinned"
+
+    def __str__(self) -> str:
+        return f"{self.owner} (page-locked)"
 
 
 def cuda_device_of(address: int) -> Device:
@@ -195,7 +169,7 @@ def cuda_device_of(address: int) -> Device:
         raise DeviceError(f"cuda: {missing}")
     if cuda_device_count() == 1:
         return Device.cuda(0)
-    from .cuda_calls import device_of
+    from .cuda.calls import device_of
 
     return Device.cuda(device_of(address))
 

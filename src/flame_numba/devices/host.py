@@ -23,7 +23,6 @@ from ..errors import KernelError
 from .base import Address, DeviceOutOfMemory, Event, LaunchConfig, LaunchLimits, MemoryInfo, Stream
 from .locks import held_over_forks
 from .ranges import VirtualRanges
-from .streams import current_stream
 
 ALIGNMENT = 256
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.13 names it
@@ -204,9 +203,6 @@ class HostBackend:
 
     def new_stream(self) -> Stream:
         return next(self._streams)
-
-    def current_stream(self) -> Stream:
-        return current_stream(self)
 
     def synchronize_stream(self, stream: Stream) -> None:
         """Everything has run already."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DeviceError
 from .base import Address, Backend, Stream
-from .device import Device
 from .host import HostBackend
 from .ranges import VirtualRanges
 
@@ -66,31 +65,3 @@ class PinnedBackend(HostBackend):
 
     def load(self, image: bytes, entry: str, signature: str) -> Any:
         raise DeviceError(f"load: {entry}: kernels run on {self.owner.name}, not in its page-locked memory")
-
-
-class PinnedDevice(Device):
-    """The page-locked host memory of `owner`, as a place for pools: `device.pinned`. Holds no tensors."""
-
-    __slots__ = ("owner",)
-
-    def __init__(self, owner: Device) -> None:
-        self.kind = "pinned"
-        self.ordinal = owner.ordinal
-        self.memory = owner.memory
-        self.owner = owner
-        self._backend = None
-
-    def _key(self) -> tuple[Any, ...]:
-        return ("pinned", *self.owner._key())
-
-    def __reduce__(self) -> Any:
-        return PinnedDevice, (self.owner,)
-
-    def _create(self) -> Backend:
-        return PinnedBackend(self.owner.backend)
-
-    def __repr__(self) -> str:
-        return f"{self.owner!r}.pinned"
-
-    def __str__(self) -> str:
-        return f"{self.owner} (page-locked)"

@@ -9,7 +9,6 @@ from typing import NoReturn
 from ..errors import DeviceError, KernelError
 from .base import Address, DeviceOutOfMemory, Event, LaunchLimits, MemoryInfo, Stream
 from .ranges import Ranges, VirtualRanges
-from .streams import current_stream
 
 _ALIGNMENT = 256
 _FIRST_ADDRESS = 1 << 21
@@ -127,9 +126,6 @@ class SimulatedBackend:
 
     def new_stream(self) -> Stream:
         return next(self._streams)
-
-    def current_stream(self) -> Stream:
-        return current_stream(self)
 
     def synchronize_stream(self, stream: Stream) -> None:
         return

@@ -1,37 +1,27 @@
 """Streams and events for users: which stream work goes to, and how streams wait for each other.
 
-Backends know streams by number; 0 is the default stream. The current one is a context variable, so each thread and
-each task has its own.
+Which one is the current one is a context variable (`current.py`), so each thread and each task has its own.
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..errors import DeviceError
 from .base import Backend
 from .contexts import CONTEXTS
+from .current import ENTERED
 
-if TYPE_CHECKING:
-    from .device import Device
-
-_ENTERED: ContextVar[tuple[Stream, ...] | None] = ContextVar("flame_numba_stream", default=None)
-_get_entered = _ENTERED.get
 _OWNERS: dict[tuple[Backend, int], Any] = {}  # of foreign streams: pools know a stream by number as long as they live
 
 
-def current_stream(backend: Backend) -> int:
-    """The number of the stream that work of this machine goes to now, in this thread or task."""
-    entered = _get_entered()
-    if entered is None:
-        return 0
-    for stream in reversed(entered):
-        if stream._backend is backend:
-            return stream.handle
-    return 0
+class Machine(Protocol):
+    """What a stream has to know of its device."""
+
+    @property
+    def backend(self) -> Backend: ...
 
 
 class Stream:
@@ -44,20 +34,20 @@ class Stream:
 
     __slots__ = ("__weakref__", "_backend", "device", "handle")
 
-    def __init__(self, device: Device, handle: int) -> None:
+    def __init__(self, device: Machine, handle: int) -> None:
         self.device = device
         self.handle = handle  # the driver's, for other libraries; 0 for the default stream
         self._backend = device.backend
 
     @classmethod
-    def new(cls, device: Device) -> Stream:
+    def new(cls, device: Machine) -> Stream:
         """A stream of its own, given back when it is no longer used; what is queued on it still runs."""
         stream = cls(device, device.backend.new_stream())
         weakref.finalize(stream, stream._backend.destroy_stream, stream.handle).atexit = False
         return stream
 
     @classmethod
-    def from_handle(cls, device: Device, handle: int, owner: Any = None) -> Stream:
+    def from_handle(cls, device: Machine, handle: int, owner: Any = None) -> Stream:
         """The stream of another library, by its handle. `owner` is kept, so that the stream is never destroyed.
 
         Pools remember a stream that used their blocks, so it has to live as long as they do.
@@ -68,11 +58,11 @@ class Stream:
         return stream
 
     @classmethod
-    def current(cls, device: Device) -> Stream:
+    def current(cls, device: Machine) -> Stream:
         """The stream that work of `device` goes to now, in this thread or task."""
         backend = device.backend
-        for stream in reversed(_get_entered() or ()):
-            if stream._backend is backend:
+        for stream in reversed(ENTERED.get() or ()):
+            if stream._backend is backend and isinstance(stream, Stream):
                 return stream
         return cls(device, 0)
 
@@ -80,11 +70,11 @@ class Stream:
         if self.handle:
             self._backend.streams_used = True
         CONTEXTS.enter()
-        _ENTERED.set((*(_get_entered() or ()), self))
+        ENTERED.set((*(ENTERED.get() or ()), self))
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _ENTERED.set((_get_entered() or ())[:-1] or None)
+        ENTERED.set((ENTERED.get() or ())[:-1] or None)
         CONTEXTS.leave()
 
     def synchronize(self) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..devices import Device, cuda_device_of
-from ..devices.streams import Stream, current_stream
+from ..devices.current import current_stream
+from ..devices.streams import Stream
 from ..dtypes import DType, as_dtype, bfloat16
 from ..errors import DeviceError, DTypeError, ShareError
 from ..shapes import Shape, numel, row_major

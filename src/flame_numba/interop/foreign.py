@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..devices import Device, current_stream
 from ..dtypes import DType, as_dtype
 from ..errors import DeviceError, ShareError
-from ..pool.blocks import ALIGNMENT
+from ..memory.blocks import ALIGNMENT
 from ..shapes import Shape, numel
 from ..storage import ReadOnlyStorage, Storage
 from ..tensor import Tensor, new, span

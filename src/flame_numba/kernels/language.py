@@ -189,13 +189,13 @@ class Function:
 
 @dataclass(frozen=True, repr=False)
 class Helper:
-    """A function of the kernel's own module that the kernel calls; `returns` None for one that only writes."""
+    """A plain function that the kernel calls; `returns` None for one that only writes."""
 
     function: Callable[..., Any]
     arity: int
     returns: DType | None
 
-    def __repr__(self) -> str:  # part of a kernel's key: which function it is; its source is known by the kernel's file
+    def __repr__(self) -> str:  # part of a kernel's key, which has the function's file besides
         return f"Helper({self.function.__qualname__}, {self.arity}, {self.returns})"
 
 

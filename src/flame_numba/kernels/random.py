@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..dtypes import DType, float64, int64, uint64
-from .compile import Program
+from .compiler.compile import Program
 from .language import (
     WORDS,
     Array,

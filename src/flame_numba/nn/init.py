@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import sqrt
 
 from ..errors import ShapeError
-from ..ops.movement import copy_into, fill_
-from ..ops.operands import check_tensors
+from ..ops.core.copies import copy_into, fill_
+from ..ops.core.operands import check_tensors
 from ..ops.random import Generator, rand, randn
 from ..shapes import numel
 from ..tensor import Tensor

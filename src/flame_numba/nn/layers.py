@@ -8,8 +8,14 @@ from typing import Any
 
 from ..devices import Device
 from ..errors import ConfigError, DTypeError
-from ..ops import activations, convolution, indexing, linalg, movement, normalization, pooling, random, trigonometry
-from ..ops.creation import as_number
+from ..ops import random
+from ..ops.elementwise import activations, trigonometry
+from ..ops.index import gather
+from ..ops.products import linalg
+from ..ops.rows import normalization
+from ..ops.shape import movement
+from ..ops.shape.creation import as_number
+from ..ops.windows import convolution, pooling
 from ..shapes import as_int, as_ints
 from ..tensor import Parameter, Tensor
 from . import init
@@ -148,7 +154,7 @@ class Embedding(Module):
         init.normal_(self.weight)
 
     def forward(self, indices: Tensor) -> Tensor:
-        return indexing.embedding(indices, self.weight)  # type: ignore[no-any-return]
+        return gather.embedding(indices, self.weight)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]} rows of {self.weight.shape[1]}"

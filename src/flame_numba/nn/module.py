@@ -12,8 +12,8 @@ import numpy.typing as npt
 from ..devices import Device
 from ..dtypes import as_dtype, bfloat16
 from ..errors import ConfigError, DTypeError, ShapeError, ShareError
-from ..ops.creation import asarray
-from ..ops.movement import copied, copy_into
+from ..ops.core.copies import copied, copy_into
+from ..ops.shape.creation import asarray
 from ..pool import memory_tag
 from ..tensor import Parameter, Tensor
 

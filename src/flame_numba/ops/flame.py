@@ -9,10 +9,13 @@ import functools
 from typing import Any
 
 from ..shapes import as_int
-from ..tensor import Parameter, Tensor
-from . import creation, elementwise, indexing, movement, reductions
+from ..tensor import Parameter, Tensor, add_methods
 from . import methods as methods  # the constructors that it gives Tensor come first
-from .rearrange import moveaxis
+from .arrange.rearrange import moveaxis
+from .elementwise import arithmetic
+from .index import gather
+from .reduce import reductions
+from .shape import creation, movement
 
 
 def _slice(self: Tensor, dim: int, start: int, end: int) -> Tensor:
@@ -22,14 +25,14 @@ def _slice(self: Tensor, dim: int, start: int, end: int) -> Tensor:
 
 
 METHODS: dict[str, Any] = {
-    "add_scalar": lambda self, value: elementwise.add(self, value),
-    "sub_scalar": lambda self, value: elementwise.subtract(self, value),
-    "mul_scalar": lambda self, value: elementwise.multiply(self, value),
-    "div_scalar": lambda self, value: elementwise.divide(self, value),
-    "powf": lambda self, value: elementwise.pow(self, value),
-    "sub": lambda self, other: elementwise.subtract(self, other),
-    "mul": lambda self, other: elementwise.multiply(self, other),
-    "div": lambda self, other: elementwise.divide(self, other),
+    "add_scalar": lambda self, value: arithmetic.add(self, value),
+    "sub_scalar": lambda self, value: arithmetic.subtract(self, value),
+    "mul_scalar": lambda self, value: arithmetic.multiply(self, value),
+    "div_scalar": lambda self, value: arithmetic.divide(self, value),
+    "powf": lambda self, value: arithmetic.pow(self, value),
+    "sub": lambda self, other: arithmetic.subtract(self, other),
+    "mul": lambda self, other: arithmetic.multiply(self, other),
+    "div": lambda self, other: arithmetic.divide(self, other),
     "sum_dim": lambda self, dim, keep_dim=False: reductions.sum(self, axis=dim, keepdims=keep_dim),
     "mean_dim": lambda self, dim, keep_dim=False: reductions.mean(self, axis=dim, keepdims=keep_dim),
     "max_dim": lambda self, dim, keep_dim=False: reductions.max(self, axis=dim, keepdims=keep_dim),
@@ -37,7 +40,7 @@ METHODS: dict[str, Any] = {
     "transpose_dims": lambda self, a, b: movement.transpose(self, a, b),
     "squeeze_dim": lambda self, dim: movement.squeeze(self, dim),
     "slice": _slice,
-    "index_select": lambda self, dim, indices: indexing.take(self, indices, dim),
+    "index_select": lambda self, dim, indices: gather.take(self, indices, dim),
     "broadcast_as": lambda self, shape: movement.broadcast_to(self, shape),
     "move_dim": lambda self, source, target: moveaxis(self, source, target),
     "to_scalar": lambda self: self.item(),
@@ -68,10 +71,6 @@ def _as_parameter(make: Any) -> Any:
     return call
 
 
-for _name, _function in METHODS.items():
-    if not hasattr(Tensor, _name):
-        setattr(Tensor, _name, _function)
-for _name, _function in STATICS.items():
-    setattr(Tensor, _name, staticmethod(_function))
-for _name in PARAMETERS:
-    setattr(Parameter, _name, staticmethod(_as_parameter(getattr(Tensor, _name))))
+add_methods({name: method for name, method in METHODS.items() if not hasattr(Tensor, name)})
+add_methods({name: staticmethod(make) for name, make in STATICS.items()})
+add_methods({name: staticmethod(_as_parameter(getattr(Tensor, name))) for name in PARAMETERS}, Parameter)

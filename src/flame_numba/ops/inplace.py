@@ -14,23 +14,25 @@ from typing import Any
 
 from ..dtypes import DType
 from ..errors import DTypeError, ShapeError
-from ..grad.anomaly import WATCH, watched_change
 from ..shapes import broadcast
-from ..tensor import Tensor, expanded, new
-from . import activations, closeness, elementwise, scatter
-from .formula_op import Elementwise
-from .indexing import check_single, masked_fill
-from .keys import setitem
-from .launch import check_number, same_device
-from .lines import along, points
-from .movement import copy_into, to_device, to_dtype
-from .movement import fill_ as _fill
-from .mutation import apart, check_grows, check_kind, check_number_kind, check_target, is_recorded, record_change
-from .operands import OperandCheck
+from ..tape.anomaly import WATCH, watched_change
+from ..tensor import Tensor, add_methods, expanded, new
+from .core.copies import copy_into
+from .core.copies import fill_ as _fill
+from .core.formula_op import Elementwise
+from .core.launch import check_number, same_device
+from .core.mutation import apart, check_grows, check_kind, check_number_kind, check_target, is_recorded, record_change
+from .core.operands import OperandCheck
+from .core.table import TABLE
+from .elementwise import activations, arithmetic, bitwise, limits  # noqa: F401 - their entries have twins
+from .index import scatter
+from .index.gather import check_single, masked_fill
+from .index.launches import along, points
+from .index.scatter import check_flat, line_source, scaled
+from .index.scatter_primitives import as_source, line_target, point_shape, put_slice, write
+from .index.subscript import setitem
 from .random import Generator, draw_normal, draw_uniform
-from .scatter import check_flat, line_source, scaled
-from .scatter_primitives import as_source, line_target, point_shape, put_slice, write
-from .table import TABLE
+from .shape.movement import to_device, to_dtype
 
 INPLACE: dict[str, Callable[..., Tensor]] = {}  # name → function; each is a method of Tensor
 
@@ -76,7 +78,7 @@ def _install(op: Callable[..., Tensor], *names: str) -> None:
             return op(self, *args, **keywords)
 
         call.__name__, call.__doc__ = name, op.__doc__
-        setattr(Tensor, name, call)
+        add_methods({name: call})
 
 
 # --- formulas: one kernel that writes where it reads --------------------------------------------------------------
@@ -130,10 +132,10 @@ def _through_copy(op: Callable[..., Tensor]) -> InPlace:
 
 
 for _op in (
-    closeness.clip, closeness.addcmul, closeness.addcdiv, closeness.nan_to_num, activations.prelu,
+    limits.clip, limits.addcmul, limits.addcdiv, limits.nan_to_num, activations.prelu,
     scatter.masked_scatter, scatter.scatter_reduce,
 ):  # fmt: skip
-    _install(_through_copy(_op), f"{_op.__name__}_", *(("clamp_",) if _op is closeness.clip else ()))
+    _install(_through_copy(_op), f"{_op.__name__}_", *(("clamp_",) if _op is limits.clip else ()))
 
 
 # --- the whole tensor ---------------------------------------------------------------------------------------------
@@ -235,7 +237,7 @@ def _masked_fill_change(x: Tensor, mask: Tensor, value: Any) -> None:
         given = apart(x, value)
     else:
         given = check_number(check_number_kind("masked_fill_", x.dtype, value), compute, "masked_fill_")
-    elementwise.where._kernel([apart(x, mask), given, x], (x.dtype,), compute, into=[x])
+    arithmetic.where._kernel([apart(x, mask), given, x], (x.dtype,), compute, into=[x])
 
 
 def _outside(value: Any) -> Any:

@@ -12,8 +12,17 @@ import numpy as np
 from ..dtypes import as_dtype
 from ..errors import DTypeError
 from ..grad import backward
-from ..tensor import Tensor
-from . import bitwise, closeness, creation, elementwise, inplace, keys, linalg, movement, random, rearrange, reductions
+from ..tape.arithmetic import supply
+from ..tensor import Tensor, add_methods
+from . import inplace, random
+from .arrange import rearrange
+from .core.formula_op import add_into
+from .elementwise import arithmetic, bitwise, limits
+from .index import subscript
+from .order import prod
+from .products import linalg
+from .reduce import reductions
+from .shape import creation, movement
 
 
 def _takes_part(value: Any) -> bool:
@@ -38,29 +47,29 @@ def _binary(op: Any, swapped: bool = False) -> Any:
 
 
 _OPERATORS = {
-    "add": elementwise.add,
-    "sub": elementwise.subtract,
-    "mul": elementwise.multiply,
-    "truediv": elementwise.divide,
-    "floordiv": elementwise.floor_divide,
-    "mod": elementwise.remainder,
-    "pow": elementwise.pow,
+    "add": arithmetic.add,
+    "sub": arithmetic.subtract,
+    "mul": arithmetic.multiply,
+    "truediv": arithmetic.divide,
+    "floordiv": arithmetic.floor_divide,
+    "mod": arithmetic.remainder,
+    "pow": arithmetic.pow,
     "matmul": linalg.matmul,
     **{name: op for name, op in bitwise.OPERATORS.items() if name != "invert"},
 }
 _UNREVERSED: dict[str, Any] = {
-    "lt": elementwise.less,
-    "le": elementwise.less_equal,
-    "gt": elementwise.greater,
-    "ge": elementwise.greater_equal,
-    "eq": elementwise.equal,
-    "ne": elementwise.not_equal,
+    "lt": arithmetic.less,
+    "le": arithmetic.less_equal,
+    "gt": arithmetic.greater,
+    "ge": arithmetic.greater_equal,
+    "eq": arithmetic.equal,
+    "ne": arithmetic.not_equal,
     **inplace.OPERATORS,
 }
 _UNARY: dict[str, Any] = {
-    "neg": elementwise.negative,
-    "pos": elementwise.positive,
-    "abs": elementwise.abs,
+    "neg": arithmetic.negative,
+    "pos": arithmetic.positive,
+    "abs": arithmetic.abs,
     "invert": bitwise.OPERATORS["invert"],
 }
 
@@ -69,13 +78,9 @@ def _unary(op: Any) -> Any:
     return lambda self: op(self)
 
 
-for _name, _op in _OPERATORS.items():
-    setattr(Tensor, f"__{_name}__", _binary(_op))
-    setattr(Tensor, f"__r{_name}__", _binary(_op, swapped=True))
-for _name, _op in _UNREVERSED.items():
-    setattr(Tensor, f"__{_name}__", _binary(_op))
-for _name, _op in _UNARY.items():
-    setattr(Tensor, f"__{_name}__", _unary(_op))
+add_methods({f"__{name}__": _binary(op) for name, op in (_OPERATORS | _UNREVERSED).items()})
+add_methods({f"__r{name}__": _binary(op, swapped=True) for name, op in _OPERATORS.items()})
+add_methods({f"__{name}__": _unary(op) for name, op in _UNARY.items()})
 
 
 def _shape_method(op: Any) -> Any:
@@ -143,16 +148,17 @@ def _no_out(op: Any, out: Any) -> None:
 
 _METHODS: dict[str, Any] = {
     "transpose": _transpose,
-    **{name: _as_numpy_calls(getattr(reductions, name)) for name in ("all", "any", "max", "min", "prod", "sum")},
+    **{name: _as_numpy_calls(getattr(reductions, name)) for name in ("all", "any", "max", "min", "sum")},
+    "prod": _as_numpy_calls(prod.prod),
     **{name: _average_as_numpy_calls(getattr(reductions, name)) for name in ("mean", "std", "var")},
-    "__getitem__": keys.getitem,
-    "__setitem__": keys.setitem,
+    "__getitem__": subscript.getitem,
+    "__setitem__": subscript.setitem,
     "reshape": _shape_method(movement.reshape),
     "view": _shape_method(movement.view),
     "permute": _shape_method(movement.permute),
     "broadcast_to": _shape_method(movement.broadcast_to),
     "expand": _expand,
-    "clamp": closeness.clip,
+    "clamp": limits.clip,
     "split": movement.split,
     "chunk": rearrange.chunk,
     "ones_like": creation.ones_like,
@@ -160,15 +166,31 @@ _METHODS: dict[str, Any] = {
     "backward": backward,
     "dropout": random.dropout,
 }
-for _name, _op in _METHODS.items():
-    setattr(Tensor, _name, _op)
-
-for _name in ("T", "mT"):
-    setattr(Tensor, _name, property(lambda self: movement.transpose(self, -1, -2), doc="The last two axes exchanged."))
-
-for _name, _op in {
+_MAKERS: dict[str, Any] = {
     "zeros": creation.zeros, "ones": creation.ones, "full": creation.full, "arange": creation.arange,
     "eye": creation.eye, "linspace": creation.linspace, "rand": random.rand, "randn": random.randn,
     "randint": random.randint,
-}.items():  # fmt: skip
-    setattr(Tensor, _name, staticmethod(_op))  # type: ignore[arg-type]
+}  # fmt: skip
+
+add_methods(_METHODS)
+for _name in ("T", "mT"):
+    add_methods({_name: property(lambda self: movement.transpose(self, -1, -2), doc="The last two axes exchanged.")})
+add_methods({name: staticmethod(make) for name, make in _MAKERS.items()})
+
+
+class _Arithmetic:
+    """What differentiation does with gradients, by the ops."""
+
+    ones_like = staticmethod(creation.ones_like)
+    add = staticmethod(arithmetic.add)
+    add_into = staticmethod(add_into)
+    clone = staticmethod(movement.clone)
+
+    def has_nan(self, x: Tensor) -> bool:
+        return bool(reductions.any(arithmetic.isnan(x)))
+
+    def has_infinity(self, x: Tensor) -> bool:
+        return bool(reductions.any(arithmetic.isinf(x)))
+
+
+supply(_Arithmetic())

@@ -15,16 +15,16 @@ from ..dtypes import DType, as_dtype, default_float, default_int, float32, float
 from ..errors import ConfigError, DTypeError, ShapeError
 from ..grad import current_tape
 from ..kernels.random import dropout_program, integers_program, normal_program, uniform_program
-from ..kernels.rows import row_threads, weights_program
+from ..kernels.rows.softmax import row_threads, weights_program
 from ..shapes import as_int, as_shape
 from ..tensor import FAULTS, Tensor, new
-from .creation import _place, as_number, full
-from .elementwise import less, log1p, maximum, minimum, not_equal
-from .kernel_op import Primitive
-from .launch import run, spread
-from .movement import contiguous, narrow, to_dtype
-from .ordering import SUM, order_rows, scan_axis, search_rows
-from .table import case, composite
+from .core.kernel_op import Primitive
+from .core.launch import run, spread
+from .core.table import case, composite
+from .elementwise.arithmetic import less, log1p, maximum, minimum, not_equal
+from .index.orders import SUM, order_rows, scan_axis, search_rows
+from .shape.creation import _place, as_number, full
+from .shape.movement import contiguous, narrow, to_dtype
 
 _MASK = (1 << 64) - 1
 _DRAWING = held_over_forks(threading.Lock())  # held for an addition: one for all generators

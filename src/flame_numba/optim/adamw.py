@@ -7,7 +7,7 @@ from math import sqrt
 from typing import Any
 
 from ..errors import ConfigError
-from ..kernels.formula import sqrt as root
+from ..kernels.elementwise.formula import sqrt as root
 from ..tensor import Tensor
 from .optimizer import Optimizer, Rule, Slot, at_least_zero, below_one
 

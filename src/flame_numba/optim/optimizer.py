@@ -11,10 +11,10 @@ import numpy as np
 
 from ..dtypes import DType, float32
 from ..errors import ConfigError, DTypeError, GradientError, ShapeError
-from ..ops.creation import as_number, asarray, zeros
-from ..ops.movement import copied, copy_into
-from ..ops.mutation import check_target
-from ..ops.update import Update, update
+from ..ops.core.copies import copied, copy_into
+from ..ops.core.mutation import check_target
+from ..ops.core.update import Update, update
+from ..ops.shape.creation import as_number, asarray, zeros
 from ..pool import memory_tag
 from ..shapes import as_int
 from ..storage import Storage

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple, Protocol
 
-from ..pool.report import shown_state
-from ..pool.stats import format_bytes
-from ..pool.views import BlockView, Event, SegmentView, with_memory
+from ..memory.report import shown_state
+from ..memory.stats import format_bytes
+from ..memory.views import BlockView, Event, SegmentView, with_memory
 
 COLOURS = {
     "parameters": "#4477aa", "gradients": "#ee6677", "activations": "#228833", "optimizer": "#ccbb44",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..pool.views import SegmentView
+from ..memory.views import SegmentView
 from .layout import MemorySample, layout, timeline
 from .page import write_page
 from .png import draw_pool

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
 
-from ..pool.stats import format_bytes
+from ..memory.stats import format_bytes
 from .layout import Bar, Layout, Patch, Timeline, colours
 
 _WIDTH = 1000

@@ -7,8 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ..errors import DeviceError
+from ..memory.context import memory_tag
 from ..pool import MemoryPool, PoolConfig
-from ..pool.context import memory_tag
 
 if TYPE_CHECKING:
     from ..devices import Device

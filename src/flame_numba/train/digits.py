@@ -9,8 +9,8 @@ from typing import NamedTuple
 from .. import nn
 from ..data import load_digits
 from ..devices import Device, current_device
-from ..ops.creation import asarray
 from ..ops.random import manual_seed
+from ..ops.shape.creation import asarray
 from ..optim import AdamW
 from ..plots import loss_curve, pool_timeline
 from ..pool import MemoryPool, PoolStats

@@ -10,8 +10,8 @@ from .. import nn
 from ..data import FashionMNIST, load_fashion_mnist
 from ..devices import Device, current_device
 from ..errors import ConfigError
-from ..ops.creation import asarray
 from ..ops.random import manual_seed
+from ..ops.shape.creation import asarray
 from ..optim import SGD
 from .loop import Data, Epoch, batch_count, fit, one_blas_thread
 from .progress import progress

@@ -16,11 +16,11 @@ from ..errors import ConfigError
 from ..extras import MissingExtra, require
 from ..grad import no_grad
 from ..nn import Module
-from ..ops.creation import empty
-from ..ops.indexing import take
-from ..ops.losses import cross_entropy
-from ..ops.movement import narrow
+from ..ops.index.gather import take
+from ..ops.losses.losses import cross_entropy
 from ..ops.random import permutation
+from ..ops.shape.creation import empty
+from ..ops.shape.movement import narrow
 from ..optim import Optimizer
 from ..tensor import Tensor
 from .progress import SILENT, Report

@@ -11,9 +11,9 @@ import numpy as np
 from ..devices import Device, Executable, LaunchConfig, current_stream
 from ..errors import ConfigError, DeviceMismatch, DTypeError, GradientError, KernelError, ShapeError
 from ..grad import is_recording
-from ..ops.debug import is_debugging, settle
-from ..ops.launch import note_use
-from ..ops.mutation import check_target
+from ..ops.core.debug import is_debugging, settle
+from ..ops.core.launch import note_use
+from ..ops.core.mutation import check_target
 from ..tensor import Tensor
 from .config import Launch
 

@@ -14,12 +14,13 @@ from .. import dtypes
 from ..devices import Device, Executable
 from ..dtypes import DType
 from ..errors import ConfigError, KernelError
-from ..kernels import compile as compiler
-from ..kernels import cuda_source, numba_style, nvrtc
-from ..kernels.captured import Captured, capture, marks, plain_function, written
-from ..kernels.compile import Program
+from ..kernels.compiler import compile as compiler
+from ..kernels.compiler import numba_style
+from ..kernels.compiler.captured import Captured, capture, marks, plain_function, written
+from ..kernels.compiler.compile import Program
 from ..kernels.language import Inline, Load, Store
-from ..ops.launch import check_number
+from ..kernels.user import cuda_source, nvrtc
+from ..ops.core.launch import check_number
 from ..tensor import Tensor
 from .config import Launch
 from .kernel import Kernel, Pack, check_writes
@@ -41,9 +42,10 @@ def ensure_kernel(
     """The kernel of this code on a device, compiled once: the same code again gives the same kernel, and the machine
     code is kept on disk.
 
-    code: a Python function in the words of `flame_numba.kernels.language` (any device), a function in Numba's style,
-    with or without `@cuda.jit` (any device; on the CPU with limits), or CUDA C++ text whose `__global__` function is
-    called `name` (CUDA only). Python is compiled for the kinds of arguments that it is launched with, C++ at once.
+    code: a Python function in the words of `flame_numba.kernels.language` (any device), a function in
+    Numba's style, with or without `@cuda.jit` (any device; on the CPU with limits), or CUDA C++ text whose
+    `__global__` function is called `name` (CUDA only). Python is compiled for the kinds of arguments that it is
+    launched with, C++ at once.
 
     writes: names of the parameters that the kernel writes to; by default those that its source may write to (in C++:
     pointers that are not const). any_layout: take tensors that are not contiguous, by the address of their first
@@ -105,7 +107,7 @@ def _label(name: str) -> str:
 
 
 class LanguageKernel(Kernel):
-    """A function in the words of `kernels/language.py`: pointers, and numbers of one type that it computes in."""
+    """A function in the words of `language.py`: pointers, and numbers of one type that it computes in."""
 
     def __init__(
         self, device: Device, name: str, parameters: Sequence[str], writes: frozenset[str], marks: Sequence[str],
