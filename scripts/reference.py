@@ -97,10 +97,16 @@ def sections() -> Iterator[tuple[str, list[str]]]:
             yield first_sentence(module.__doc__ or "").rstrip("."), sorted(names, key=str.lower)
     kinds: dict[str, list[str]] = {"Classes": [], "Errors": [], "Dtypes": [], "Modules": [], "Other functions": []}
     for name in left:
-        kinds[_kind(getattr(fn, name))].append(name)
+        kinds[_kind(public(name))].append(name)
     for kind, names in kinds.items():
         if names:
             yield kind, sorted(names, key=str.lower)
+
+
+def public(name: str) -> Any:
+    """What stands behind a name; of a module that is a call, the function."""
+    value = getattr(fn, name)
+    return getattr(value, "__wrapped__", value) if inspect.ismodule(value) else value
 
 
 def _kind(value: Any) -> str:
@@ -113,7 +119,7 @@ def _kind(value: Any) -> str:
 
 def signature(name: str) -> str:
     """`name(a, b, axis=None)`, without types."""
-    value = getattr(fn, name)
+    value = public(name)
     entry = TABLE.get(name)
     if entry is not None and entry.kind == "elementwise":
         return f"{name}({', '.join(entry.parameters)})"
@@ -128,7 +134,7 @@ def signature(name: str) -> str:
 
 
 def description(name: str) -> str:
-    value = getattr(fn, name)
+    value = public(name)
     if isinstance(value, dtypes.DType):
         return f"{value.itemsize} bytes an element; computed in {value.accumulator.name}"
     return first_sentence(inspect.getdoc(value) or "")

@@ -11,8 +11,8 @@ import warnings
 import pytest
 
 import flame_numba as fn
-from flame_numba import grad
 from flame_numba.devices import host
+from flame_numba.tape import accumulate
 
 
 def together(work, count=8):
@@ -81,7 +81,9 @@ def test_a_fault_is_raised_in_the_thread_that_made_it(monkeypatch):
     assert not innocent
 
 
-@pytest.mark.parametrize("lock", [lambda: fn.Device.cpu().backend.lock, lambda: host._LINKING, lambda: grad._GRADIENTS])
+@pytest.mark.parametrize(
+    "lock", [lambda: fn.Device.cpu().backend.lock, lambda: host._LINKING, lambda: accumulate._GRADIENTS]
+)
 def test_a_process_may_be_forked_while_a_thread_computes(lock):
     x = fn.ones((3,), device="cpu").requires_grad_()
     (x + 1).sum().backward()

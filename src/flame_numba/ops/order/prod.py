@@ -1,4 +1,7 @@
-"""The product along axes. A reduction, but its gradient is made of running products, so it stands above both."""
+"""The product along axes.
+
+A reduction; but its gradient is made of running products, which are made of reductions, so it stands above both.
+"""
 
 from __future__ import annotations
 
