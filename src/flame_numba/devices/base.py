@@ -62,6 +62,7 @@ class Backend(Protocol):
     streams_used: bool  # some stream but 0 was current once: before, no launch needs to look whose blocks it uses
     copy_rate: int  # bytes a second that `copy` moves within the device, about
     page_nbytes: int  # granularity of virtual memory in bytes; 0: this machine has none
+    spare_streams: list[Stream]  # given back, and kept for `new_stream`
 
     @property
     def name(self) -> str:
@@ -129,13 +130,16 @@ class Backend(Protocol):
         """Set every byte."""
 
     def new_stream(self) -> Stream:
-        """A stream that runs beside all others, also beside stream 0."""
+        """A stream that runs beside all others, also beside stream 0: one that was given back, if there is any."""
 
     def synchronize_stream(self, stream: Stream) -> None:
         """Wait for all that is queued on one stream."""
 
     def destroy_stream(self, stream: Stream) -> None:
-        """Give back what `new_stream` made; what is queued on it still runs."""
+        """Give back what `new_stream` made; what is queued on it still runs. Any finalizer may call it.
+
+        The queue is kept for the next `new_stream`: pools know streams by number, so a number never ends.
+        """
 
     def record_event(self, stream: Stream = 0, timing: bool = False) -> Event:
         """A mark behind all that the stream holds now. `timing`: for `elapsed_ms`; slower to make."""

@@ -14,7 +14,6 @@ import os
 import platform
 import threading
 import time
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ import numpy as np
 from ..errors import KernelError
 from .base import Address, DeviceOutOfMemory, Event, LaunchConfig, LaunchLimits, MemoryInfo, Stream
 from .locks import held_over_forks
+from .numbered import NumberedStreams
 from .ranges import VirtualRanges
 
 ALIGNMENT = 256
@@ -82,7 +82,7 @@ class HostExecutable:
             raise KernelError(f"{self.name}: the kernel stopped with status {status}")
 
 
-class HostBackend:
+class HostBackend(NumberedStreams):
     """See `Backend`. Memory is NumPy's, so the operating system commits pages only when they are touched.
 
     A reserved range is an anonymous mapping of the operating system. It would commit all of it when touched:
@@ -97,8 +97,8 @@ class HostBackend:
     limits = LaunchLimits()
 
     def __init__(self) -> None:
+        super().__init__()
         self.debug = False
-        self._streams = count(1)
         self._virtual = VirtualRanges(self.page_nbytes)
         self._reserved: dict[Address, mmap.mmap] = {}
         self.lock = held_over_forks(threading.RLock())
@@ -201,14 +201,8 @@ class HostBackend:
     def fill(self, target: Address, byte: int, nbytes: int, stream: Stream = 0) -> None:
         ctypes.memset(target, byte, nbytes)
 
-    def new_stream(self) -> Stream:
-        return next(self._streams)
-
     def synchronize_stream(self, stream: Stream) -> None:
         """Everything has run already."""
-
-    def destroy_stream(self, stream: Stream) -> None:
-        """A stream is but a number here."""
 
     def record_event(self, stream: Stream = 0, timing: bool = False) -> Event:
         return time.perf_counter()

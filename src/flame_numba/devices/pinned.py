@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DeviceError
 from .base import Address, Backend, Stream
 from .host import HostBackend
+from .numbered import NumberedStreams
 from .ranges import VirtualRanges
 
 
@@ -20,13 +20,13 @@ class PinnedBackend(HostBackend):
     page_nbytes = 0
 
     def __init__(self, owner: Backend) -> None:
+        NumberedStreams.__init__(self)
         self.owner = owner
         self.ordinal = owner.ordinal
         self.lock = threading.RLock()
         self.debug = False
         self.streams_used = False
         self.fault_cell = 0  # no kernel runs here
-        self._streams = count(1)
         self._virtual = VirtualRanges(0)
         self._copies = owner.kind != "simulated"
 

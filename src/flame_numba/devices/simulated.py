@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from itertools import count
 from typing import NoReturn
 
 from ..errors import DeviceError, KernelError
 from .base import Address, DeviceOutOfMemory, Event, LaunchLimits, MemoryInfo, Stream
+from .numbered import NumberedStreams
 from .ranges import Ranges, VirtualRanges
 
 _ALIGNMENT = 256
@@ -15,7 +15,7 @@ _FIRST_ADDRESS = 1 << 21
 _GUARD = 1 << 21  # no two allocations touch, so a copy that runs past its own is always caught
 
 
-class SimulatedBackend:
+class SimulatedBackend(NumberedStreams):
     """`memory` bytes of addresses, never used twice, so that no stale one is ever taken for a live one.
 
     Copies and fills check that their range lies in one live allocation or in mapped memory, and move nothing.
@@ -31,6 +31,7 @@ class SimulatedBackend:
     limits = LaunchLimits()
 
     def __init__(self, memory: int, page_nbytes: int = 2 << 20) -> None:
+        super().__init__()
         self.ordinal = 0
         self.memory = memory
         self.page_nbytes = page_nbytes
@@ -42,7 +43,6 @@ class SimulatedBackend:
         self._allocations = Ranges()
         self._host = Ranges()
         self._virtual = VirtualRanges(page_nbytes)
-        self._streams = count(1)
 
     def allocate(self, nbytes: int) -> Address:
         if nbytes <= 0:
@@ -124,13 +124,7 @@ class SimulatedBackend:
     def fill(self, target: Address, byte: int, nbytes: int, stream: Stream = 0) -> None:
         self._check("fill", target, nbytes)
 
-    def new_stream(self) -> Stream:
-        return next(self._streams)
-
     def synchronize_stream(self, stream: Stream) -> None:
-        return
-
-    def destroy_stream(self, stream: Stream) -> None:
         return
 
     def record_event(self, stream: Stream = 0, timing: bool = False) -> Event:

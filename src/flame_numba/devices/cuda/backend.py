@@ -118,7 +118,7 @@ class CudaBackend(CudaVirtualMemory):
         self.copy_rate = self._estimate_copy_rate()
         self._open_virtual(ordinal, self._device)
         self._spare_events: list[Event] = []
-        self._spare_streams: list[Stream] = []
+        self.spare_streams: list[Stream] = []
         self._staging: Address = 0
         self._staging_free: Event = None  # its last use
         self._reserve_staging()
@@ -236,14 +236,14 @@ class CudaBackend(CudaVirtualMemory):
 
     def new_stream(self) -> Stream:
         try:
-            return self._spare_streams.pop()
+            return self.spare_streams.pop()
         except IndexError:
             self.activate()
             return int(check(driver.cuStreamCreate(_NON_BLOCKING), "create a stream"))
 
     def destroy_stream(self, stream: Stream) -> None:
         # kept for the next `new_stream`: pools know streams by number, and asking for one that is gone is undefined
-        self._spare_streams.append(stream)
+        self.spare_streams.append(stream)
 
     def synchronize_stream(self, stream: Stream) -> None:
         self.activate()
