@@ -56,7 +56,9 @@ class Fuzzer:
             self._pin_or_unpin()
         elif roll < 0.992:
             self.pool.defragment(max_bytes=self.rng.choice([1, 100 * KIB, 10 * MIB]))
-        elif roll < 0.9925:
+        elif roll < 0.9935:
+            self._end_stream()
+        elif roll < 0.994:
             self.rng.choice([self.pool.defragment, self.pool.trim, self.pool.clear, self.pool.stats])()
         elif self.held:
             self._look(*self.rng.choice(self.held))
@@ -65,9 +67,13 @@ class Fuzzer:
         rng = self.rng
         nbytes = rng.choice(_SIZES) if rng.random() < 0.7 else int(2 ** rng.uniform(0, 21))
         stream = None if rng.random() < 0.9 else rng.choice(self.streams)
+        around = rng.random()
         try:
-            if rng.random() < 0.1:
+            if around < 0.1:
                 with self.pool.tag("activations"):
+                    block = self.pool.allocate(nbytes, stream)
+            elif around < 0.101:
+                with self.pool.scope(f"scope {rng.randrange(1000)}"):
                     block = self.pool.allocate(nbytes, stream)
             else:
                 block = self.pool.allocate(nbytes, stream)
@@ -95,7 +101,7 @@ class Fuzzer:
                 else:
                     raise AssertionError("a pinned block was freed")
             if self.rng.random() < 0.05:
-                block.record_stream(self.streams[1])
+                block.record_stream(self.rng.choice(self.streams))
             block.free()
             if self.rng.random() < 0.05:
                 try:
@@ -104,6 +110,14 @@ class Fuzzer:
                     pass
                 else:
                     raise AssertionError("a block was freed twice")
+
+    def _end_stream(self) -> None:
+        """One more, or one less: what was allocated on it, or noted as used by it, may live on."""
+        machine = self.pool.backend
+        if len(self.streams) < 6 and self.rng.random() < 0.6:
+            self.streams.append(machine.new_stream())
+        elif len(self.streams) > 2:
+            machine.destroy_stream(self.streams.pop(self.rng.randrange(1, len(self.streams))))
 
     def _pin_or_unpin(self) -> None:
         if self.pinned and self.rng.random() < 0.6:

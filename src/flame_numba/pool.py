@@ -238,9 +238,7 @@ class MemoryPool(Observed):
         scope = placement.scope_of(self) if placement is not None and placement.scopes else ""
         lane = self._ladder.lanes.get((stream, scope))
         if lane is None:
-            with self.lock:
-                if self._busy:
-                    raise PoolError(_BUSY)
+            with self._exclusive():
                 lane = self._ladder.lane(int(stream), scope)
         tag = None if placement is None else placement.tag
         return lane, None if tag is None else self._account(tag)
@@ -310,10 +308,12 @@ class MemoryPool(Observed):
         if span is None:
             self._without_lock(gc.collect)  # finalizers may want locks of their own
             with self._exclusive():
+                lane = ladder.lane(lane.stream, lane.scope)  # it may have been handed over meanwhile
                 span = ladder.serve(lane, size) or ladder.serve_compacted(lane, size)
         if span is None and self._can_be_relieved:
             self._without_lock(lambda: self._relieve(nbytes))
             with self._exclusive():
+                lane = ladder.lane(lane.stream, lane.scope)
                 span = ladder.serve(lane, size) or ladder.serve_compacted(lane, size)
         if span is None:
             raise self._out_of_memory(nbytes)
@@ -351,6 +351,7 @@ class MemoryPool(Observed):
             before = self._ladder.reserve.nbytes
             self._ladder.settle()
             self._ladder.reclaim()
+            self._ladder.retire()
             self._ladder.release(wanted)
             return before - self._ladder.reserve.nbytes
 
@@ -364,6 +365,7 @@ class MemoryPool(Observed):
             before = self._ladder.reserve.nbytes
             self.backend.synchronize()
             self._ladder.reclaim_all()
+            self._ladder.retire()
             self._ladder.compact()
             self._ladder.release()
             return before - self._ladder.reserve.nbytes
@@ -386,6 +388,7 @@ class MemoryPool(Observed):
             budget.deadline = perf_counter() + max_pause / 2
             budget.nbytes = min(budget.nbytes, int(max_pause / 2 * self.backend.copy_rate))
         with self._exclusive(), _as_out_of_memory("defragment"):
+            self._ladder.retire()
             return self._ladder.compact(max_pause is None and max_bytes is None, budget)
 
     # where things go
@@ -465,6 +468,12 @@ class MemoryPool(Observed):
 
     def _know_stream(self, stream: int) -> None:
         self._ladder.streams.know(stream)
+
+    def _scope_opened(self, name: str) -> None:
+        self._ladder.idle.opened(name)
+
+    def _scope_closed(self, name: str) -> None:
+        self._ladder.idle.closed(name)
 
     def _retag(self, block: Block, tag: str | None) -> None:
         with self.lock:

@@ -62,7 +62,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     # allocating and freeing
 
-    @rule(nbytes=SIZES, stream=STREAMS, tag=TAGS, scope=st.sampled_from(["", "", "", "validation"]))
+    @rule(nbytes=SIZES, stream=STREAMS, tag=TAGS, scope=st.sampled_from(["", "", "", "validation", "test"]))
     def allocate(self, nbytes: int, stream: int, tag: str | None, scope: str) -> None:
         before = self.pool.stats()
         with ExitStack() as around:
@@ -175,6 +175,16 @@ class PoolMachine(RuleBasedStateMachine):
     def advance(self, stream: int, pieces: int) -> None:
         self.machine.advance(self.streams[stream], pieces)
 
+    @rule(stream=st.integers(1, 2))
+    def end_or_begin_stream(self, stream: int) -> None:
+        """Blocks and queued work may outlive it; the number comes again. Meanwhile, stream 0 does its work."""
+        if self.streams[stream]:
+            self.machine.destroy_stream(self.streams[stream])
+            self.streams[stream] = 0
+        else:
+            self.streams[stream] = self.machine.new_stream()
+        assert max(self.streams) <= 2
+
     # moving and giving back
 
     @rule()
@@ -200,6 +210,8 @@ class PoolMachine(RuleBasedStateMachine):
         assert before - self.pool.trim(keep) == self.pool.stats().reserved_bytes
         if keep == 0:
             assert not self.pool._ladder._free_segments()
+        for lane in self.pool._ladder.lanes.values():
+            assert lane.stream in self.streams and (not lane.scope or lane.live)
 
     @rule()
     def clear(self) -> None:

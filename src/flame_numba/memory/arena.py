@@ -133,6 +133,21 @@ class Arena:
         self.bins.remove(segment.first)
         del self.segments[segment.address]
 
+    def take_over(self, other: Arena) -> None:
+        """Make all segments of another arena of this kind ours."""
+        for span in list(other.bins):
+            other.bins.remove(span)
+            self.bins.add(span)
+        self.unmapped |= other.unmapped
+        other.unmapped.clear()
+        for segment in other.segments.values():
+            segment.arena = self
+        self.segments.update(other.segments)
+        other.segments.clear()
+        self.splits += other.splits
+        self.merges += other.merges
+        other.splits = other.merges = 0
+
     def take(self, size: int, split_threshold: int) -> Span | None:
         """The best-fitting free span, cut to `size`."""
         span = self.bins.best_fit(size)

@@ -239,14 +239,16 @@ class Block:
 
         Needed for a stream other than the one that it was allocated on.
         """
+        number = int(stream)
+        if number in self._span.streams:  # one step, and true until the block is freed
+            return
         with self.pool.lock:
-            span, number = self._span, int(stream)
-            if span.segment is None or number == span.segment.arena.stream:
+            span = self._span
+            if span.segment is None or number == span.segment.arena.stream or number in span.streams:
                 return
-            if number not in span.streams:
-                span.streams += (number,)
-                span.held = True
-                self.pool._know_stream(number)
+            self.pool._know_stream(number)  # first: whoever reads `streams` without the lock relies on it
+            span.streams += (number,)
+            span.held = True
 
     def retag(self, tag: str | None) -> None:
         """Count the block under another tag (None: under none)."""

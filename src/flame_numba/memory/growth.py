@@ -86,6 +86,9 @@ class Growth(Protocol):
     def release(self, arenas: Iterable[Arena], nbytes: int) -> int:
         """Give back free memory until it is `nbytes` bytes or more; the bytes given back."""
 
+    def tidy(self, arenas: Iterable[Arena]) -> None:
+        """Give back addresses that no memory is mapped under, if an arena has others."""
+
 
 class Allocations:
     """A segment is one allocation of the driver's, given back when it is free as a whole."""
@@ -127,6 +130,9 @@ class Allocations:
             self.free(segment)
             released += segment.size
         return released
+
+    def tidy(self, arenas: Iterable[Arena]) -> None:
+        """There are none without memory."""
 
     def free(self, segment: Segment) -> None:
         """Give back one segment. The caller has waited for queued work."""
@@ -245,6 +251,15 @@ class Pages:
             _take_out(arena, span, address, size)
             released += size
         return released
+
+    def tidy(self, arenas: Iterable[Arena]) -> None:
+        for arena in arenas:
+            for segment in list(arena.segments.values()):
+                if not segment.pages and len(arena.segments) > 1:
+                    self.held.driver_calls += 1
+                    self.machine.unreserve(segment.address, segment.size)
+                    del self.held.ranges[segment.address], arena.segments[segment.address]
+                    arena.unmapped.discard(segment.first)
 
 
 def _missing(hole: Span, size: int) -> int:

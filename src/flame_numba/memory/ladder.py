@@ -19,6 +19,7 @@ from .blocks import Span
 from .compact import Budget, Compactor
 from .config import PoolConfig, parse_bytes
 from .guard import ZONE, Guard
+from .idle import FEW, Idle
 from .lanes import Lane
 from .reserve import Reserve
 from .stats import DefragmentReport
@@ -64,6 +65,7 @@ class Ladder:
         self.streams = Streams(self.machine)
         self.total = Account("")
         self.lanes: dict[tuple[int, str], Lane] = {}
+        self.idle = Idle(self.machine, self.lanes, self.streams, self._new_lane, self._merge)
         self.moves = 0
         self.recorder: Recorder | None = None
         self.mover = _mover(self.machine)
@@ -83,7 +85,19 @@ class Ladder:
         found = self.lanes.get((stream, scope))
         if found is None:
             self.streams.know(stream)
-            found = self.lanes[stream, scope] = Lane(stream, scope, self.small, self.watching)
+            found = self._new_lane(stream, scope)
+            self.idle.give_spare(found)
+        return found
+
+    def _new_lane(self, stream: int, scope: str) -> Lane:
+        lane = self.lanes[stream, scope] = Lane(stream, scope, self.small, self.watching)
+        return lane
+
+    def retire(self, closed: bool = True, keep: Lane | None = None, few: int = 0) -> bool:
+        """Let those that are in use have the memory of lanes that are not. False if there are none. See `Idle`."""
+        found = self.idle.retire(closed, keep, few)
+        if found:
+            self.reserve.tidy(self.arenas())
         return found
 
     def arenas(self) -> Iterator[Arena]:
@@ -117,6 +131,7 @@ class Ladder:
         """Merge the freed blocks that wait for requests of their size with their neighbours; False if time ran out."""
         if not self._some_wait():
             return True
+        self.idle.late()
         for lane in self.lanes.values():
             for small in (True, False):
                 if budget is None:
@@ -162,6 +177,7 @@ class Ladder:
 
     def _merge(self, span: Span) -> None:
         span.block = span.home = None
+        span.streams, span.held = (), False  # noted after it was freed, by a lane's end
         segment = span.segment
         assert segment is not None
         segment.arena.put(span)
@@ -188,6 +204,7 @@ class Ladder:
         if span is None and (self.streams.pending or len(self.lanes) > 1):
             self.machine.synchronize()
             self.reclaim_all()
+            self.retire(keep=lane)
             span = self._take(arena, size) or self._borrow(lane, size, scopes=True)
         span = span or self._take(other, size)
         if span is None and self.release():
@@ -197,9 +214,16 @@ class Ladder:
     def _extend(self, lane: Lane, arena: Arena, size: int) -> Span | None:
         """From other streams, or from the driver. While the live bytes reach a new peak, streams keep apart."""
         self.total.settle()
-        if self.total.current + size > self.total.peak:
-            return self._grow(lane, arena, size) or self._borrow(lane, size)
-        return self._borrow(lane, size) or self._grow(lane, arena, size)
+        apart = self.total.current + size > self.total.peak
+        span = None
+        if self.retire(closed=False, keep=lane, few=FEW):
+            span = self._take(arena, size)
+        if span is None and not apart:
+            span = self._borrow(lane, size)
+        if span is None and self.retire(closed=False, keep=lane):
+            span = self._take(arena, size)
+        span = span or self._grow(lane, arena, size)
+        return span or (self._borrow(lane, size) if apart else None)
 
     def _take(self, arena: Arena, size: int) -> Span | None:
         return arena.take(size, self.split_threshold)
@@ -366,9 +390,8 @@ class Ladder:
     # the books
 
     def spans(self) -> Iterator[Span]:
-        for arena in self.arenas():
-            for segment in arena.segments.values():
-                yield from segment
+        for lane in self.lanes.values():
+            yield from lane.spans()
 
     def largest_free(self) -> int:
         return max((arena.bins.largest() for arena in self.arenas()), default=0)

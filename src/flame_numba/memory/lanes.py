@@ -42,6 +42,17 @@ class Lane:
             found = self.ready[size] = self.homes[size < self._small][size] = []
         return found
 
+    def spans(self) -> Iterator[Span]:
+        """Every span of its segments."""
+        for arena in self.arenas:
+            for segment in arena.segments.values():
+                yield from segment
+
+    @property
+    def live(self) -> bool:
+        """Whether somebody holds a block of it."""
+        return any(span.live for span in self.spans())
+
     def waiting(self, small: bool) -> Iterator[Span]:
         """Take out the spans that wait for a request of their size, one by one, and forget sizes that nobody has."""
         homes = self.homes[small]
@@ -52,6 +63,13 @@ class Lane:
             del spans
             if references(getitem, homes, size) <= _NOBODY:  # a live span that would come back to the list is one more
                 del homes[size], self.ready[size]
+
+    def forget_homes(self) -> list[list[Span]]:
+        """The homes that are left, which somebody still looks into."""
+        left = list(self.ready.values())
+        for homes in (self.ready, *self.homes):
+            homes.clear()
+        return left
 
 
 _NOBODY = ONE + 1  # the count of a list that only the two dicts of a lane hold

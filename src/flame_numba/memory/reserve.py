@@ -71,7 +71,14 @@ class Reserve:
         """Give back free memory until `keep` bytes are left; the bytes given back. Waits for queued work."""
         if self.nbytes <= keep:
             return 0
-        return self.growth.release(arenas, self.nbytes - keep)
+        arenas = list(arenas)
+        released = self.growth.release(arenas, self.nbytes - keep)
+        self.growth.tidy(arenas)
+        return released
+
+    def tidy(self, arenas: Iterable[Arena]) -> None:
+        """Give back addresses that no memory is mapped under, if an arena has others."""
+        self.growth.tidy(arenas)
 
 
 def _choose(wanted: str, machine: Backend, most: int) -> str:

@@ -14,6 +14,12 @@ class Measured(Protocol):
     lock: Any
     _total: Account
 
+    def _scope_opened(self, name: str) -> None:
+        """A scope of this name begins. Called under `lock`."""
+
+    def _scope_closed(self, name: str) -> None:
+        """One of this name ends. Called under `lock`."""
+
     def segments(self) -> list[SegmentView]:
         """What is where."""
 
@@ -32,6 +38,7 @@ class Scope:
         self._total = pool._total
         with pool.lock:
             self._watch = self._total.watch()
+            pool._scope_opened(name)
         self.left_bytes: int | None = None
         self._peak: int | None = None
 
@@ -60,6 +67,7 @@ class Scope:
         self.left_bytes = self.allocated_bytes
         with self._pool.lock:
             self._total.watches.remove(self._watch)
+            self._pool._scope_closed(self.name)
 
     def __repr__(self) -> str:
         return f"Scope({self.name!r}, peak_bytes={self.peak_bytes}, left_bytes={self.left_bytes})"
