@@ -302,6 +302,91 @@ def test_moving_blocks_while_streams_work(gpu: Device, weights: Tensor) -> None:
                 assert (x.numpy() == value).all()
 
 
+# --- streams that come and go --------------------------------------------------------------------------------------
+def test_streams_that_are_gone_leave_nothing_behind(gpu: Device) -> None:
+    """10,000 of them, each with an op whose operand is another's. The driver makes two: one ends as the next begins."""
+    with fn.MemoryPool(gpu).use() as pool:
+        zero = gpu.current_stream()
+        x, handles, kept = fn.ones((1000,), device=gpu), set(), []
+        for i in range(200 if ON_CPU else 10_000):
+            stream = gpu.new_stream()
+            handles.add(stream.handle)
+            stream.wait(zero)
+            with stream:
+                y = x + float(i)
+            if i % 1000 == 0:
+                kept.append((i, y))
+            zero.wait(stream)
+            if i == 100:
+                gpu.synchronize()
+                before = _size(pool)
+        gpu.synchronize()
+        assert len(handles) <= 2 and _size(pool) == before
+        assert y[5].item() == i + 1
+        for i, y in kept:  # their streams are gone
+            assert y[5].item() == i + 1
+
+
+def _size(pool: fn.MemoryPool) -> tuple[int, ...]:
+    ladder = pool._ladder
+    return len(ladder.lanes), len(ladder.streams.known), pool.stats().reserved_bytes, ladder.reserve.driver_calls
+
+
+@pytest.mark.parametrize("backend", ["segments", "virtual"])
+def test_memory_of_a_stream_that_is_gone_is_not_reused_while_it_works(
+    backend: str, gpu: Device, weights: Tensor
+) -> None:
+    """The stream's work is still running when its lane goes to stream 0, which fills what it takes at once."""
+    count = 4 * MIB  # 16 MiB of float32
+    with fn.MemoryPool(gpu, fn.PoolConfig(limit="192 MiB", backend=backend)).use() as pool:
+        for i in range(ROUNDS):
+            stream = gpu.new_stream()
+            with stream:
+                delay = slow(weights)
+                dead = fn.full((count,), float(i))
+                result = dead[0] + delay.max() + dead[-1]  # read late
+                alive = fn.full((count,), float(i)) + delay
+                del dead, delay
+                done = stream.record()
+            handle = stream.handle
+            del stream
+            pool.defragment()  # hands its lane over; nothing waits on the host
+            assert all(lane.stream == 0 for lane in pool._ladder.lanes.values())
+            spoilt = [fn.full((count,), -1.0) for _ in range(3)]  # of what it freed
+            later = gpu.new_stream()
+            assert later.handle == handle  # the same queue
+            with later:
+                double = alive * 2
+                del alive  # stream 0 gets it when this is read
+            more = fn.full((count,), -2.0)
+            later.wait(gpu.current_stream())
+            with later:
+                assert (double.numpy() == 2 * i).all() and result.numpy() == 2 * i
+            assert done.done
+            assert all(s[0].item() == -1 == s[-1].item() for s in spoilt) and more[7].item() == -2
+            del spoilt, more, double, result, later
+
+
+def test_moves_wait_for_streams_that_are_gone(gpu: Device, weights: Tensor) -> None:
+    with fn.MemoryPool(gpu, fn.PoolConfig(segment=("256 KiB", "4 MiB"))).use() as pool:
+        for i in range(ROUNDS):
+            held = []
+            for k in range(8):
+                stream = gpu.new_stream()
+                with stream:
+                    delay = slow(weights) if k % 4 == 0 else None
+                    x = fn.full((100_000,), float(k))
+                    held.append((x if delay is None else x + delay, k))
+                    del x, delay
+            del stream, held[i % 2 :: 2]
+            pool.defragment()
+            pool.trim()
+            assert all(lane.stream == 0 for lane in pool._ladder.lanes.values())
+            for x, k in held:
+                assert (x.numpy() == k).all()
+            del held, x
+
+
 # --- asynchronous copies -------------------------------------------------------------------------------------------
 def test_copies_beside_work(gpu: Device, weights: Tensor) -> None:
     """Batches go up on one stream, are worked on by a second, and come down on a third."""
