@@ -5,8 +5,9 @@ from __future__ import annotations
 import flame_numba as fn
 from flame_numba.dtypes import DType
 from flame_numba.kernels.order.search import collect_program, put_program
+from flame_numba.kernels.reduce.associative import COUNT
 from flame_numba.ops.core.launch import run
-from flame_numba.ops.index.orders import COUNT, coordinates, order_rows, scan_axis
+from flame_numba.ops.index.orders import coordinates, order_rows, scan_axis
 from flame_numba.tensor import Tensor
 
 

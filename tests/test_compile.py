@@ -18,7 +18,8 @@ from flame_numba.kernels.elementwise import map as maps
 from flame_numba.kernels.elementwise.formula import trace
 from flame_numba.kernels.moves import mover
 from flame_numba.kernels.products.matmul import Tile, matmul_program
-from flame_numba.kernels.reduce.reduce import Reduction, reduce_program
+from flame_numba.kernels.reduce.associative import Associative
+from flame_numba.kernels.reduce.reduce import reduce_program
 
 
 @pytest.fixture
@@ -88,8 +89,8 @@ def test_reductions_compiled_apart_are_not_confused_when_loaded_together(cache):
 
 def reduction(name: str) -> compiler.Program:
     combine = {"sum": ("a + b", "0"), "max": ("a if a > b else b", "lowest")}[name]
-    what = Reduction("either", "a", *combine)
-    return reduce_program(what, dtypes.float32, dtypes.float32, dtypes.float32, 32, 0, False)
+    what = Associative("either", "a", *combine)
+    return reduce_program(what, dtypes.float32, dtypes.float32, dtypes.float32, 32, 0)
 
 
 def test_importing_and_a_warm_start_need_no_numba(tmp_path):

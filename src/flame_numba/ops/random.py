@@ -15,6 +15,7 @@ from ..dtypes import DType, as_dtype, default_float, default_int, float32, float
 from ..errors import ConfigError, DTypeError, ShapeError
 from ..grad import current_tape
 from ..kernels.random import dropout_program, integers_program, normal_program, uniform_program
+from ..kernels.reduce.associative import SUM
 from ..kernels.rows.softmax import row_threads, weights_program
 from ..shapes import as_int, as_shape
 from ..tensor import FAULTS, Tensor, new
@@ -22,7 +23,7 @@ from .core.kernel_op import Primitive
 from .core.launch import run, spread
 from .core.table import case, composite
 from .elementwise.arithmetic import less, log1p, maximum, minimum, not_equal
-from .index.orders import SUM, order_rows, scan_axis, search_rows
+from .index.orders import order_rows, scan_axis, search_rows
 from .shape.creation import _place, as_number, full
 from .shape.movement import contiguous, narrow, to_dtype
 

@@ -7,9 +7,7 @@ in chunks: the totals of the chunks, a scan of those, then each chunk from its s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from ...dtypes import DType, bool_
+from ...dtypes import DType
 from ..compiler.compile import Program
 from ..language import (
     IDENTITY,
@@ -18,7 +16,6 @@ from ..language import (
     TOTALS,
     Array,
     C,
-    Function,
     Load,
     Pointer,
     Store,
@@ -37,21 +34,10 @@ from ..language import (
     transform,
     udiv,
 )
-from ..reduce.reduce import _identity as identity_of
+from ..reduce.associative import Associative
 
 TILE_ITEMS = 4  # elements of a tile that one thread of a GPU takes
 HOST_TILE = 512  # √n of a line of 2¹⁸: the tile of the one thread of a host
-
-
-@dataclass(frozen=True)
-class Monoid:
-    """What a scan does with scalars, as expressions of a (and b); b comes after a."""
-
-    name: str
-    combine: str
-    identity: str  # a number, or "lowest" / "highest" of the compute type
-    transform: str = "a"  # of an element
-    truth: bool = False  # elements are read as truth values
 
 
 def scan_rows(
@@ -172,21 +158,17 @@ def recurrence(
 
 
 def scan_program(
-    what: Monoid, source: DType, target: DType, compute: DType, threads: int, columns: bool, totals: bool
+    what: Associative, source: DType, target: DType, compute: DType, threads: int, columns: bool, totals: bool
 ) -> Program:
     """threads = 1: for the host. columns: `scan_columns`; totals: only the totals of chunks."""
-    given = bool_ if what.truth else compute
     return Program(
         f"scan_{what.name}",
         (target, source, compute, *("int",) * 9),
         compute,
         {
-            "load_x": Load(source, given),
+            **what.bindings(source, compute),
             "store_y": Store(target, compute),
             "shared": Array(compute, threads, shared=True),
-            "transform": Function(f"def call(a): return {what.transform}", 1, compute, given),
-            "combine": Function(f"def call(a, b): return {what.combine}", 2, compute),
-            "IDENTITY": identity_of(what.identity, compute),
             "ITEMS": HOST_TILE if columns or threads == 1 else TILE_ITEMS,
             "TOTALS": totals,
         },

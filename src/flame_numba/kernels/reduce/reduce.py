@@ -6,8 +6,6 @@ whose partial results are reduced again, which spreads the work over blocks. Bot
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ...dtypes import DType, bool_, int64
 from ..compiler.compile import Program
 from ..language import (
@@ -36,6 +34,7 @@ from ..language import (
     transform,
     udiv,
 )
+from .associative import Associative
 
 PIECE_LENGTH = 64  # elements that a thread adds up before they join its total: a long sum keeps its digits
 _ALL = 1 << 40  # no rounding, no pieces
@@ -50,18 +49,6 @@ SPAN = Function(
     f"    return step",
     1, int64, int64,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """What a reduction does with scalars, as expressions of a (and b)."""
-
-    name: str
-    transform: str  # of an element a
-    combine: str  # of two partial results a and b
-    identity: str  # a number, or "lowest" / "highest" of the compute type
-    truth: bool = False  # elements are read as truth values
-    rounds: bool = False  # each step rounds, in a floating dtype
 
 
 def reduce_rows(
@@ -159,34 +146,18 @@ def arg_rows(y: Pointer, x: Pointer, outputs: int, inner: int, s_outer: int, s_a
         barrier()
 
 
-def _identity(name: str, compute: DType) -> float | int:
-    if name not in ("lowest", "highest"):
-        return int(name)
-    if compute.is_floating:
-        return float("-inf") if name == "lowest" else float("inf")
-    if compute.kind == "uint":
-        return 0 if name == "lowest" else 2**64 - 1
-    return -(2**63) if name == "lowest" else 2**63 - 1
-
-
 def reduce_program(
-    what: Reduction, source: DType, target: DType, compute: DType, threads: int, lanes: int, again: bool
+    what: Associative, source: DType, target: DType, compute: DType, threads: int, lanes: int
 ) -> Program:
-    """lanes = 0: `reduce_rows`; else `reduce_columns`. again: the elements are partial results already."""
-    scalar = "a" if again else what.transform
-    truth = what.truth and not again
-    given = bool_ if truth else compute
+    """lanes = 0: `reduce_rows`; else `reduce_columns`."""
     return Program(
         f"{what.name}_{'columns' if lanes else 'rows'}",
         (target, source, "number", *("int",) * 8),
         compute,
         {
-            "load_x": Load(source, given),
+            **what.bindings(source, compute),
             "store_y": Store(target, compute),
             "shared": Array(compute, threads, shared=True),
-            "transform": Function(f"def call(a): return {scalar}", 1, compute, given),
-            "combine": Function(f"def call(a, b): return {what.combine}", 2, compute),
-            "IDENTITY": _identity(what.identity, compute),
             "PIECE": PIECE_LENGTH if what.rounds and compute.is_floating else _ALL,
             **({"LANES": lanes} if lanes else {}),
         },

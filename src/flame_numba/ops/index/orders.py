@@ -11,30 +11,18 @@ from ...dtypes import DType, int32, int64
 from ...errors import DTypeError
 from ...kernels.order import search
 from ...kernels.order import sort as kernels
-from ...kernels.order.scan import Monoid, scan_program
+from ...kernels.order.scan import scan_program
+from ...kernels.reduce.associative import COUNT, SUM, Associative
 from ...shapes import Shape, row_major
 from ...tensor import Tensor, new
 from ..core.launch import run, same_device, spread
 from ..shape.movement import contiguous, flip, reshape
 
-SUM = Monoid("sum", "a + b", "0")
-PRODUCT = Monoid("prod", "a * b", "1")
-MAXIMUM = Monoid("max", "a if a > b or a != a else b", "lowest")
-MINIMUM = Monoid("min", "a if a < b or a != a else b", "highest")
-LOGSUMEXP = Monoid(
-    "logsumexp",
-    # the larger plus log(1 + e^−distance); equal ones, both −∞ too, have no distance
-    "a if a != a else b if b != b else a + log1p(C(1)) if a == b else "
-    "a + log1p(exp(b - a)) if a > b else b + log1p(exp(a - b))",
-    "lowest",
-)
-COUNT = Monoid("count", "a + b", "0", "C(1) if a else C(0)", truth=True)
-
 _CHUNK = 4096  # elements of a line that a block scans at least, before others take a part of it
 _COLUMN_CHUNK = 256
 
 
-def scan_axis(x: Tensor, what: Monoid, axis: int, reverse: bool, out: DType, compute: DType) -> Tensor:
+def scan_axis(x: Tensor, what: Associative, axis: int, reverse: bool, out: DType, compute: DType) -> Tensor:
     """x[…, 0, …] ∘ … ∘ x[…, j, …] along an axis (from its end if reverse) in dtype `out`; outside the graph."""
     y = new(x.device, out, x.shape)
     if y.numel == 0:
@@ -49,7 +37,7 @@ def scan_axis(x: Tensor, what: Monoid, axis: int, reverse: bool, out: DType, com
 
 
 def _scan(
-    what: Monoid, y: Tensor, x: Tensor, rows: int, n: int, inner: int, strides: tuple[int, ...], compute: DType
+    what: Associative, y: Tensor, x: Tensor, rows: int, n: int, inner: int, strides: tuple[int, ...], compute: DType
 ) -> None:
     columns, threads, chunk, chunks = scan_plan(y, rows, n, inner)
     blocks = spread(y.device.backend, rows * chunks, threads) if columns else rows * chunks
@@ -62,8 +50,7 @@ def _scan(
             blocks, threads,
         )  # fmt: skip
         starts = new(y.device, compute, (rows, chunks))
-        again = Monoid(what.name, what.combine, what.identity)  # the totals are transformed already
-        _scan(again, starts, totals, rows, chunks, 1, (chunks, 1, chunks, 1), compute)
+        _scan(what.of_results, starts, totals, rows, chunks, 1, (chunks, 1, chunks, 1), compute)
     run(
         y.device, scan_program, (*choices, False), (y, x, starts, rows, n, inner, *strides, chunk, chunks),
         blocks, threads,

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...dtypes import bfloat16, float32, int64
 from ...errors import ConfigError, DTypeError, ShapeError
+from ...kernels.reduce.associative import COUNT
 from ...shapes import Shape, axis_index, broadcast, numel
 from ...tensor import Tensor, expanded
 from ..core.launch import same_device
@@ -22,7 +23,7 @@ from ..elementwise.arithmetic import maximum, where
 from ..shape.movement import broadcast_to, clone, reshape, to_dtype
 from .gather import A_FEW, check_fits, check_mask, check_single, corner, take, take_points
 from .launches import check_index
-from .orders import COUNT, flat_nonzero, scan_axis
+from .orders import flat_nonzero, scan_axis
 from .scatter_primitives import (
     add_along,
     add_points,

@@ -10,6 +10,7 @@ import numpy as np
 from ...dtypes import DType, int64, promote
 from ...errors import AxisError, ConfigError, DTypeError, GradientError, ShapeError
 from ...grad import is_recording
+from ...kernels.reduce.associative import SUM
 from ...kernels.rows import softmax as kernels
 from ...kernels.rows.softmax import LabelLoss
 from ...shapes import axis_index, numel
@@ -21,7 +22,7 @@ from ..core.table import Floats, Integers, case, composite
 from ..elementwise.arithmetic import divide, equal, logical_and, not_equal, where
 from ..index.gather import take, take_along_axis
 from ..index.launches import check_index, fault_code
-from ..reduce.reductions import SUM, mean, reduce_axes, sum
+from ..reduce.reductions import mean, reduce_axes, sum
 from ..rows.normalization import again, log_softmax
 from ..shape.creation import asarray
 from ..shape.movement import contiguous, permute, squeeze, to_dtype, unsqueeze

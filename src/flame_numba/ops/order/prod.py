@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ...kernels.reduce.associative import PRODUCT
 from ...shapes import Shape, axes_tuple
 from ...tensor import Tensor
 from ..core.kernel_op import primitive
 from ..core.table import Domain, case
-from ..reduce.reductions import PRODUCT, Axis
+from ..reduce.reductions import Axis
 from ..reduce.reductions import _keep as kept
 from ..reduce.reductions import _total as total
 from ..shape.movement import flip, permute, reshape, to_dtype

@@ -9,7 +9,8 @@ import numpy as np
 
 from ...dtypes import FLOATS, INTEGERS, bfloat16, bool_, float32, int64, promote, uint8
 from ...errors import AxisError, ConfigError, DTypeError, ShapeError
-from ...kernels.order.scan import Monoid, recurrence_program
+from ...kernels.order.scan import recurrence_program
+from ...kernels.reduce.associative import LOGSUMEXP, MAXIMUM, MINIMUM, PRODUCT, SUM, Associative
 from ...shapes import Shape, axis_index
 from ...tensor import Tensor, new
 from ..core.copies import fill_
@@ -18,7 +19,7 @@ from ..core.launch import run, spread
 from ..core.table import Domain, case, composite
 from ..elementwise.arithmetic import equal, exp, logical_or, not_equal, where
 from ..index.gather import take_along_axis
-from ..index.orders import LOGSUMEXP, MAXIMUM, MINIMUM, PRODUCT, SUM, scan_axis, scan_chunks
+from ..index.orders import scan_axis, scan_chunks
 from ..reduce.reductions import _prepared as prepared
 from ..reduce.reductions import _total_dtype as total_dtype
 from ..shape.creation import arange
@@ -28,7 +29,7 @@ NUMBERS = FLOATS + INTEGERS
 A_FEW = (float32, bfloat16, int64, uint8)  # for what is made of ops that are tested in all
 
 
-def _running(x: Tensor, what: Monoid, axis: int, reverse: bool, dtype: Any, op: str) -> Tensor:
+def _running(x: Tensor, what: Associative, axis: int, reverse: bool, dtype: Any, op: str) -> Tensor:
     """The accumulation rules of `sum`: integers in 64 bits, floats in f32 (f64 for f64)."""
     out = total_dtype(x, dtype)
     x, compute = prepared(x, out)
@@ -251,7 +252,7 @@ def logcumsumexp(x: Tensor, axis: int = -1) -> Tensor:
 
 
 # --- extremes ---------------------------------------------------------------------------------------------------------
-def _extremes(x: Tensor, what: Monoid, axis: int | None, op: str) -> tuple[Tensor, Tensor]:
+def _extremes(x: Tensor, what: Associative, axis: int | None, op: str) -> tuple[Tensor, Tensor]:
     """Values so far, and where the latest of them is: one scan of values, one of the places that hold a new one."""
     line, at = _line(x, axis)
     at = axis_index(at, line.ndim, op)

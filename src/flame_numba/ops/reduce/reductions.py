@@ -11,7 +11,8 @@ import numpy as np
 from ...dtypes import FLOATS, INTEGERS, DType, as_dtype, bfloat16, bool_, default_float, int64
 from ...errors import DTypeError, ShapeError
 from ...kernels.elementwise import formula as f
-from ...kernels.reduce.reduce import Reduction, arg_program, reduce_program
+from ...kernels.reduce.associative import ALL, ANY, MAXIMUM, MINIMUM, SUM, Associative
+from ...kernels.reduce.reduce import arg_program, reduce_program
 from ...shapes import Shape, axes_tuple, axis_index, collapse, permute
 from ...tensor import Tensor, new
 from ..core.copies import copied
@@ -23,13 +24,6 @@ from ..elementwise.arithmetic import exp, isfinite, log, where
 from ..shape.movement import broadcast_to, reshape, to_dtype
 
 Axis = int | tuple[int, ...] | None
-
-SUM = Reduction("sum", "a", "a + b", "0", rounds=True)
-PRODUCT = Reduction("prod", "a", "a * b", "1", rounds=True)
-MAXIMUM = Reduction("max", "a", "a if a > b or a != a else b", "lowest")
-MINIMUM = Reduction("min", "a", "a if a < b or a != a else b", "highest")
-ANY = Reduction("any", "C(1) if a else C(0)", "a if a > b else b", "0", truth=True)
-ALL = Reduction("all", "C(1) if a else C(0)", "a if a < b else b", "1", truth=True)
 
 _LANES = 32  # neighbouring outputs that a block of the column kernel takes together
 _HOST_CHUNK = 4096  # one thread: chunks keep the rounding error of very long sums small
@@ -57,7 +51,7 @@ def _axes_last(x: Tensor, axes: Shape) -> tuple[Tensor, Shape, Shape, Shape, Sha
 
 
 def reduce_axes(
-    x: Tensor, what: Reduction, axes: Shape, keepdims: bool, out: DType, compute: DType, scale: float = 1
+    x: Tensor, what: Associative, axes: Shape, keepdims: bool, out: DType, compute: DType, scale: float = 1
 ) -> Tensor:
     """scale · the elements along `axes` combined, in dtype `out`; outside the graph."""
     y = new(x.device, out, _kept_shape(x.shape, axes, keepdims))
@@ -79,14 +73,14 @@ def reduce_axes(
     lanes = _LANES if columns else 0
     items = -(-outputs // _LANES) * chunks if columns else outputs * chunks
     run(
-        x.device, reduce_program, (what, x.dtype, target.dtype, compute, threads, lanes, False),
+        x.device, reduce_program, (what, x.dtype, target.dtype, compute, threads, lanes),
         (target, source, scale if chunks == 1 else 1, outputs, inner, s_outer, s_axis, s_inner, n, chunk, chunks),
         items, threads,
     )  # fmt: skip
     if chunks > 1:
         threads = 256 if chunks > 128 else 32
         run(
-            x.device, reduce_program, (what, compute, out, compute, threads, 0, True),
+            x.device, reduce_program, (what.of_results, compute, out, compute, threads, 0),
             (y, target, scale, outputs, outputs, 0, 1, chunks, chunks, chunks, 1),
             outputs, threads,
         )  # fmt: skip
@@ -125,7 +119,7 @@ def _total_dtype(x: Tensor, dtype: Any) -> DType:
     return x.dtype if x.dtype.is_floating else x.dtype.accumulator
 
 
-def _total(x: Tensor, what: Reduction, axis: Axis, keepdims: bool, dtype: Any, name: str) -> Tensor:
+def _total(x: Tensor, what: Associative, axis: Axis, keepdims: bool, dtype: Any, name: str) -> Tensor:
     out = _total_dtype(x, dtype)
     x, compute = _prepared(x, out)
     return reduce_axes(x, what, axes_tuple(axis, x.ndim, name), keepdims, out, compute)
@@ -178,7 +172,7 @@ def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return reduce_axes(x, SUM, axes, keepdims, out, out.accumulator, 1 / n if n else float("nan"))
 
 
-def _extreme(x: Tensor, what: Reduction, axis: Axis, keepdims: bool, name: str) -> Tensor:
+def _extreme(x: Tensor, what: Associative, axis: Axis, keepdims: bool, name: str) -> Tensor:
     axes = axes_tuple(axis, x.ndim, name)
     if product(permute(x.shape, axes)) == 0:
         raise ShapeError(f"{name}: no elements along axis={axis} of shape {x.shape}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...dtypes import DType
+from ...kernels.reduce.associative import SUM
 from ...kernels.rows import channel_norms as kernels
 from ...kernels.rows.softmax import row_threads
 from ...shapes import Shape, numel
 from ...tensor import Tensor, new
 from ..core.copies import fill_
 from ..core.launch import run
-from ..reduce.reductions import SUM, reduce_axes
+from ..reduce.reductions import reduce_axes
 from ..shape.movement import contiguous, permute, reshape, to_dtype
 
 _CHUNK = 8192  # elements of a part, where a row is cut

@@ -11,6 +11,7 @@ import numpy as np
 from ...dtypes import DType
 from ...errors import ConfigError, DTypeError, ShapeError
 from ...grad import enable_grad, grad, is_recording
+from ...kernels.reduce.associative import SUM
 from ...kernels.rows import norms
 from ...kernels.rows import softmax as kernels
 from ...shapes import Shape, as_shape, axis_index, numel
@@ -20,7 +21,7 @@ from ..core.kernel_op import primitive
 from ..core.launch import run
 from ..core.table import case, composite
 from ..elementwise.arithmetic import abs, exp, maximum, rsqrt, where
-from ..reduce.reductions import SUM, Axis, mean, reduce_axes, sum
+from ..reduce.reductions import Axis, mean, reduce_axes, sum
 from ..reduce.reductions import max as largest
 from ..shape.movement import Sizes, contiguous, reshape, to_dtype, transpose
 
