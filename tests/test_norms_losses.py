@@ -10,7 +10,7 @@ import pytest
 import flame_numba as fn
 from block_of_threads import launch
 from flame_numba.kernels.compiler import block
-from flame_numba.kernels.rows import channel_norms, norms
+from flame_numba.kernels.rows import blocks, channel_norms, norms
 
 RNG = np.random.default_rng(0)
 
@@ -119,7 +119,7 @@ def by_threads(kernel, threads: int, *arguments, **names) -> None:
         "span": lambda n: 4 * threads, "load_x": lambda p, i: p[i], "load_m": lambda p, i: p[i],
         "store_y": np.ndarray.__setitem__, "store_m": np.ndarray.__setitem__, **names,
     }  # fmt: skip
-    helpers = {"block_sum": block.block_combine, "corrected": channel_norms.corrected}
+    helpers = {"block_sum": block.block_combine, "corrected": blocks.corrected}
     launch(kernel, arguments, 2, threads, words, {"shared": (threads, np.float32)}, helpers)
 
 

@@ -1,7 +1,7 @@
 """Random numbers from a counter: element i depends on (seed, offset, i) alone, whatever the launch or the machine.
 
 Philox4x32-10: ten rounds of multiply and exchange turn a counter and a key into four random words.
-(Salmon, Moraes, Dror and Shaw 2011)
+(Salmon, Moraes, Dror and Shaw 2011) And the check of weights that something is drawn by.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 from ..dtypes import DType, float64, int64, uint64
 from .compiler.compile import Program
 from .language import (
+    INF,
+    THREADS,
     WORDS,
     Array,
     Binding,
@@ -22,14 +24,20 @@ from .language import (
     Pointer,
     Store,
     U,
+    block_count,
+    block_index,
+    block_sum,
     cos,
+    fault,
     grid,
     gridsize,
     load_x,
     log,
     own_words,
+    shared,
     sqrt,
     store_y,
+    thread_index,
     udiv,
 )
 
@@ -122,6 +130,22 @@ def dropout(y: Pointer, x: Pointer, threshold: int, scale: Number, seed: int, of
                 store_y(y, i, load_x(x, i) * scale if words[j] >= U(threshold) else C(0))
 
 
+def check_weights(x: Pointer, cell: Pointer, code: int, rows: int, n: int) -> None:
+    """A fault unless all x ≥ 0 and each row's sum is finite and above 0."""
+    partial = shared()
+    t = thread_index()
+    for row in range(block_index(), rows, block_count()):
+        total = C(0)
+        for j in range(t, n, THREADS):
+            v = load_x(x, row * n + j)
+            total += v
+            if not v >= C(0):
+                fault(cell, code)
+        total = block_sum(partial, total)
+        if t == 0 and not (total > C(0) and total < C(INF)):
+            fault(cell, code)
+
+
 def _program(
     function: Any, dtype: DType, arguments: tuple[DType | str, ...], compute: DType, **more: Binding
 ) -> Program:
@@ -159,3 +183,10 @@ def integers_program(dtype: DType) -> Program:
 def dropout_program(dtype: DType) -> Program:
     c = dtype.accumulator
     return _program(dropout, dtype, (dtype, dtype, "int", "number", "int", "int", "int"), c, load_x=Load(dtype, c))
+
+
+def weights_program(dtype: DType, threads: int) -> Program:
+    c = dtype.accumulator
+    bindings: dict[str, Binding] = {"load_x": Load(dtype, c), "shared": Array(c, threads, shared=True)}
+    arguments = (dtype, int64, "int", "int", "int")
+    return Program("check_weights", arguments, c, bindings, function=check_weights, threads=threads)

@@ -12,7 +12,7 @@ from ..ops import random
 from ..ops.elementwise import activations, trigonometry
 from ..ops.index import gather
 from ..ops.products import linalg
-from ..ops.rows import normalization
+from ..ops.rows import norms
 from ..ops.shape import movement
 from ..ops.shape.creation import as_number
 from ..ops.windows import convolution, pooling
@@ -123,7 +123,7 @@ class LayerNorm(Module):
             init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return normalization.layer_norm(x, self.weight, self.bias, self.eps)  # type: ignore[no-any-return]
+        return norms.layer_norm(x, self.weight, self.bias, self.eps)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return f"{self.n}, eps={self.eps:g}"
@@ -139,7 +139,7 @@ class RMSNorm(Module):
         init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return normalization.rms_norm(x, self.weight, self.eps)  # type: ignore[no-any-return]
+        return norms.rms_norm(x, self.weight, self.eps)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps:g}"

@@ -28,7 +28,8 @@ from .reduce.lengths import *  # noqa: F403
 from .reduce.reductions import *  # noqa: F403
 from .rows.channel_norms import *  # noqa: F403
 from .rows.modulation import *  # noqa: F403
-from .rows.normalization import *  # noqa: F403
+from .rows.norms import *  # noqa: F403
+from .rows.softmax import *  # noqa: F403
 from .shape.creation import *  # noqa: F403
 from .shape.movement import *  # noqa: F403
 from .windows.convolution import *  # noqa: F403

@@ -14,13 +14,14 @@ from ..devices.locks import held_over_forks
 from ..dtypes import DType, as_dtype, default_float, default_int, float32, float64
 from ..errors import ConfigError, DTypeError, ShapeError
 from ..grad import current_tape
-from ..kernels.random import dropout_program, integers_program, normal_program, uniform_program
+from ..kernels.random import dropout_program, integers_program, normal_program, uniform_program, weights_program
 from ..kernels.reduce.associative import SUM
-from ..kernels.rows.softmax import row_threads, weights_program
+from ..kernels.rows.blocks import row_threads
 from ..shapes import as_int, as_shape
 from ..tensor import FAULTS, Tensor, new
 from .core.kernel_op import Primitive
 from .core.launch import run, spread
+from .core.operands import check_floating
 from .core.table import case, composite
 from .elementwise.arithmetic import less, log1p, maximum, minimum, not_equal
 from .index.orders import order_rows, scan_axis, search_rows
@@ -245,8 +246,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, *, generator: Gene
     """
     if not 0 <= p <= 1:
         raise ConfigError(f"dropout: p must be in 0 … 1, got {p}")
-    if not x.dtype.is_floating:
-        raise DTypeError(f"dropout: needs a floating tensor, got {x.dtype.name}")
+    check_floating(x, "dropout")
     if not training or p == 0:
         return x
     dropped: Tensor = _DROP(x, float(p), lambda: _taken(generator, -(-x.numel // 4)))

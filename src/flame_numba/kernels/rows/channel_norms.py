@@ -27,6 +27,7 @@ from ..language import (
     block_count,
     block_index,
     block_sum,
+    corrected,
     load_g,
     load_m,
     load_w,
@@ -40,12 +41,7 @@ from ..language import (
     udiv,
 )
 from ..reduce.reduce import SPAN
-
-
-def corrected(total: Number, rest: Number, n: Number) -> Number:
-    """The squared distances from a mean that is off by `rest`: less n·rest², and not below 0; NaN stays."""
-    total -= rest * rest * n
-    return total if total > C(0) or total != total else C(0)
+from . import blocks
 
 
 def channel_norm(
@@ -322,7 +318,7 @@ def _bindings(dtype: DType, weight: DType, threads: int) -> dict[str, Binding]:
     return {
         "load_x": Load(dtype, c), "load_g": Load(dtype, c), "load_w": Load(weight, c), "load_m": Load(c, c),
         "store_m": Store(c, c), "store_y": Store(dtype, c), "shared": Array(c, threads, shared=True),
-        "span": SPAN, "corrected": Helper(corrected, 3, c),
+        "span": SPAN, "corrected": Helper(blocks.corrected, 3, c),
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from ..language import (
     Array,
     Binding,
     C,
+    Helper,
     Load,
     Number,
     Pointer,
@@ -23,6 +24,7 @@ from ..language import (
     block_count,
     block_index,
     block_sum,
+    corrected,
     load_b,
     load_g,
     load_m,
@@ -38,6 +40,7 @@ from ..language import (
     udiv,
 )
 from ..reduce.reduce import PIECE_LENGTH, SPAN
+from . import blocks
 
 NO_WEIGHT, FACTOR, ONE_PLUS = 0, 1, 2  # WEIGHT: nothing, w, or 1 + w
 
@@ -76,8 +79,7 @@ def norm(
         if CENTERED:  # the mean was rounded: what is left corrects it, so that equal elements become 0
             rest = block_sum(partial, rest) / C(n)
             center += rest
-            spread -= rest * rest * C(n)
-            spread = spread if spread > C(0) or spread != spread else C(0)
+            spread = corrected(spread, rest, C(n))
         r = rsqrt(spread / C(n) + eps)
         if t == 0:
             store_m(mean, row, center)
@@ -169,7 +171,7 @@ def _common(dtype: DType, weight: DType, threads: int) -> dict[str, Binding]:
     return {
         "load_x": Load(dtype, c), "load_g": Load(dtype, c), "load_w": Load(weight, c), "load_b": Load(weight, c),
         "load_m": Load(c, c), "store_m": Store(c, c), "store_y": Store(dtype, c),
-        "shared": Array(c, threads, shared=True), "span": SPAN,
+        "shared": Array(c, threads, shared=True), "span": SPAN, "corrected": Helper(blocks.corrected, 3, c),
     }  # fmt: skip
 
 

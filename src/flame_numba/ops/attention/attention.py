@@ -28,7 +28,7 @@ from ..products.linalg import matmul
 from ..random import Generator, _taken
 from ..reduce.reductions import any as any_
 from ..reduce.reductions import sum as sum_
-from ..rows.normalization import softmax
+from ..rows.softmax import softmax
 from ..shape.creation import arange
 from ..shape.movement import reshape, to_dtype, transpose, unsqueeze
 

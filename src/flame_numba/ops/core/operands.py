@@ -146,6 +146,12 @@ class OperandCheck:
         raise DTypeError(f"{self._op}: {name} must be {wanted}, got {type(value).__name__}; see asarray()")
 
 
+def check_floating(x: Tensor, op: str) -> None:
+    """Raises DTypeError for a tensor of integers or truth values."""
+    if not x.dtype.is_floating:
+        raise DTypeError(f"{op}: needs a floating tensor, got {x.dtype.name}")
+
+
 def check_tensors(op: str, operands: Sequence[Any]) -> None:
     """Raises DTypeError unless all are tensors: for functions that are no entries of the table."""
     for value in operands:

@@ -11,19 +11,22 @@ from ...dtypes import DType, int64, promote
 from ...errors import AxisError, ConfigError, DTypeError, GradientError, ShapeError
 from ...grad import is_recording
 from ...kernels.reduce.associative import SUM
-from ...kernels.rows import softmax as kernels
-from ...kernels.rows.softmax import LabelLoss
+from ...kernels.rows import cross_entropy as kernels
+from ...kernels.rows.blocks import row_threads
+from ...kernels.rows.cross_entropy import LabelLoss
 from ...shapes import axis_index, numel
 from ...tensor import Tensor, new
 from ..core.formula_op import fuse
 from ..core.kernel_op import Primitive
 from ..core.launch import run
+from ..core.operands import check_floating
 from ..core.table import Floats, Integers, case, composite
 from ..elementwise.arithmetic import divide, equal, logical_and, not_equal, where
 from ..index.gather import take, take_along_axis
 from ..index.launches import check_index, fault_code
 from ..reduce.reductions import mean, reduce_axes, sum
-from ..rows.normalization import again, log_softmax
+from ..rows.second_order import again
+from ..rows.softmax import log_softmax
 from ..shape.creation import asarray
 from ..shape.movement import contiguous, permute, squeeze, to_dtype, unsqueeze
 from .terms import check_reduction
@@ -65,7 +68,7 @@ def label_loss(
     if loss.numel:
         what = LabelLoss(normalize, weight is not None, smoothing > 0)
         w = source if weight is None else contiguous(weight.detach())
-        rows, threads = numel(labels.shape), kernels.row_threads(n)
+        rows, threads = numel(labels.shape), row_threads(n)
         code = fault_code(what.name, " (it was taken as 0)", "a label")
         run(
             x.device, kernels.cross_entropy_program, (what, x.dtype, labels.dtype, w.dtype, kind, threads),
@@ -104,7 +107,7 @@ def _label_gradient(
         what = LabelLoss(normalize, weight is not None, smoothing > 0)
         w = source if weight is None else contiguous(weight.detach())
         total = _all(to_dtype(w, wide), wide) if weight is not None and smoothing else scale
-        rows, threads = dx.numel // n, kernels.row_threads(n)
+        rows, threads = dx.numel // n, row_threads(n)
         run(
             x.device, kernels.cross_entropy_gradient_program, (what, x.dtype, labels.dtype, w.dtype, threads),
             (dx, source, largest, sums, contiguous(labels), w, total, scale, int(reduction == "none"), ignored,
@@ -117,8 +120,7 @@ _LABEL_LOSS = Primitive(label_loss, _label_gradient, "high")
 
 
 def _classes_last(x: Tensor, axis: int, op: str) -> Tensor:
-    if not x.dtype.is_floating:
-        raise DTypeError(f"{op}: needs a floating tensor, got {x.dtype.name}")
+    check_floating(x, op)
     if x.ndim < 1:
         raise AxisError(f"{op}: needs an axis of classes, got a tensor without axes")
     at = axis_index(axis, x.ndim, op)

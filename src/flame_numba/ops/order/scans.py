@@ -16,6 +16,7 @@ from ...tensor import Tensor, new
 from ..core.copies import fill_
 from ..core.kernel_op import primitive
 from ..core.launch import run, spread
+from ..core.operands import check_floating
 from ..core.table import Domain, case, composite
 from ..elementwise.arithmetic import equal, exp, logical_or, not_equal, where
 from ..index.gather import take_along_axis
@@ -245,8 +246,7 @@ def _logcumsumexp_gradient(g: Tensor, x: Tensor, y: Tensor, axis: int) -> Tensor
 )  # fmt: skip
 def logcumsumexp(x: Tensor, axis: int = -1) -> Tensor:
     """log Σ exp of the elements up to each along an axis, without overflow. Needs a floating tensor."""
-    if not x.dtype.is_floating:
-        raise DTypeError(f"logcumsumexp: needs a floating tensor, got {x.dtype.name}")
+    check_floating(x, "logcumsumexp")
     at = axis_index(axis, x.ndim, "logcumsumexp")
     return scan_axis(x, LOGSUMEXP, at, False, x.dtype, x.dtype.accumulator)
 

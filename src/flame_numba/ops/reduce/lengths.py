@@ -11,6 +11,7 @@ from ...errors import ConfigError, DTypeError, ShapeError
 from ...shapes import Shape, axes_tuple
 from ...tensor import Tensor
 from ..core.kernel_op import primitive
+from ..core.operands import check_floating
 from ..core.table import case, composite
 from ..elementwise.arithmetic import abs, equal, not_equal, pow, sign, sqrt, square, where
 from ..shape.movement import reshape, to_dtype
@@ -65,8 +66,7 @@ def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float
     Computed in f32 or wider, rounded once. Its slope at a vector of zeros is taken as 0.
     """
     _check_ord(ord, "vector_norm")
-    if not x.dtype.is_floating:
-        raise DTypeError(f"vector_norm: needs a floating tensor, got {x.dtype.name}")
+    check_floating(x, "vector_norm")
     wide = to_dtype(x.detach(), x.dtype.accumulator)
     return to_dtype(_lengths(wide, axis, keepdims, ord), x.dtype).detach()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...dtypes import DType
 from ...kernels.reduce.associative import SUM
 from ...kernels.rows import channel_norms as kernels
-from ...kernels.rows.softmax import row_threads
+from ...kernels.rows.blocks import row_threads
 from ...shapes import Shape, numel
 from ...tensor import Tensor, new
 from ..core.copies import fill_

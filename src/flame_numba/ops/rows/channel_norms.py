@@ -14,18 +14,18 @@ from ..core.autocast import cast_target
 from ..core.formula_op import fuse
 from ..core.kernel_op import Primitive, primitive
 from ..core.mutation import check_unrecorded
+from ..core.operands import check_floating
 from ..core.table import Floats, case, cast_floating, composite
 from ..core.update import update
 from ..elementwise.arithmetic import rsqrt
 from ..reduce.reductions import mean
 from ..shape.movement import reshape
 from .channel_launches import as_ncs, backward, by_channel, by_group, forward
-from .normalization import again
+from .second_order import again
 
 
 def _check(x: Tensor, op: str, **parameters: Tensor | None) -> None:
-    if not x.dtype.is_floating:
-        raise DTypeError(f"{op}: needs a floating tensor, got {x.dtype.name}")
+    check_floating(x, op)
     if x.ndim < 2:
         raise ShapeError(f"{op}: x must be (N, C, …), got {x.shape}")
     for name, p in parameters.items():

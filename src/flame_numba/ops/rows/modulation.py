@@ -17,7 +17,8 @@ from ..core.table import case, composite
 from ..elementwise.arithmetic import rsqrt
 from ..reduce.reductions import mean
 from ..shape.movement import to_dtype, unsqueeze
-from .normalization import again, run_norm, run_norm_gradient, run_norm_parameters
+from .norms import run_norm, run_norm_gradient, run_norm_parameters
+from .second_order import again
 
 _MODULATE = fuse(lambda x, shift, scale: x * (1 + scale) + shift)
 _GATE = fuse(lambda x, gate, y: x + gate * y)

@@ -1,104 +1,35 @@
-"""Softmax and norms over trailing axes: fused row kernels, differentiable twice through the ops they are made of."""
+"""Norms over trailing axes: fused row kernels, differentiable twice through the ops they are made of."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ...dtypes import DType
-from ...errors import ConfigError, DTypeError, ShapeError
-from ...grad import enable_grad, grad, is_recording
+from ...errors import ConfigError, ShapeError
+from ...grad import is_recording
 from ...kernels.reduce.associative import SUM
-from ...kernels.rows import norms
-from ...kernels.rows import softmax as kernels
-from ...shapes import Shape, as_shape, axis_index, numel
+from ...kernels.rows import norms as kernels
+from ...kernels.rows.blocks import row_threads
+from ...shapes import Shape, as_shape, numel
 from ...tensor import Tensor, new
 from ..core.copies import fill_
 from ..core.kernel_op import primitive
 from ..core.launch import run
+from ..core.operands import check_floating
 from ..core.table import case, composite
-from ..elementwise.arithmetic import abs, exp, maximum, rsqrt, where
+from ..elementwise.arithmetic import abs, maximum, rsqrt, where
 from ..reduce.reductions import Axis, mean, reduce_axes, sum
 from ..reduce.reductions import max as largest
-from ..shape.movement import Sizes, contiguous, reshape, to_dtype, transpose
+from ..shape.movement import Sizes, contiguous, to_dtype
+from .second_order import again
 
 
-def _floating(x: Tensor, op: str) -> None:
-    if not x.dtype.is_floating:
-        raise DTypeError(f"{op}: needs a floating tensor, got {x.dtype.name}")
-
-
-def _rows(x: Tensor, axis: int, op: str) -> tuple[Tensor, int]:
-    """x as contiguous rows along its last axis, and which axis that was. Outside the graph."""
-    _floating(x, op)
-    at = axis_index(axis, x.ndim, op)
-    return contiguous(transpose(x.detach(), at, -1)), at
-
-
-def _softmax(x: Tensor, axis: int, logarithm: bool) -> Tensor:
-    flat, at = _rows(x, axis, "log_softmax" if logarithm else "softmax")
-    n = flat.shape[-1]
-    y = new(x.device, x.dtype, flat.shape)
-    if y.numel:
-        rows, threads = y.numel // n, kernels.row_threads(n)
-        run(x.device, kernels.softmax_program, (x.dtype, logarithm, threads), (y, flat, rows, n), rows, threads)
-    return transpose(y, at, -1)
-
-
-def _softmax_gradient(g: Tensor, y: Tensor, axis: int, logarithm: bool) -> Tensor:
-    if is_recording():
-        if logarithm:
-            return g - exp(y) * sum(g, axis=axis, keepdims=True)
-        return y * (g - sum(g * y, axis=axis, keepdims=True))
-    flat_y, at = _rows(y, axis, "softmax")
-    flat_g, _ = _rows(g, axis, "softmax")
-    n = flat_y.shape[-1]
-    dx = new(y.device, y.dtype, flat_y.shape)
-    if dx.numel:
-        rows, threads = dx.numel // n, kernels.row_threads(n)
-        run(
-            y.device, kernels.softmax_gradient_program, (y.dtype, logarithm, threads), (dx, flat_y, flat_g, rows, n),
-            rows, threads,
-        )  # fmt: skip
-    return transpose(dx, at, -1)
-
-
-def _softmax_reference(x: Any, axis: int = -1) -> Any:
-    e = np.exp(x - x.max(axis, keepdims=True))
-    return e / e.sum(axis, keepdims=True)
-
-
-_SOFTMAX_CASES = [case((3, 7)), case((2, 5, 3), axis=1), case((4, 300)), case((3, 1)), case((5,), axis=0)]
-
-
-@primitive(
-    _softmax_reference, _SOFTMAX_CASES, autocast="high", ulps=8,
-    gradient=lambda g, y, axis: _softmax_gradient(g, y, axis, False),
-)  # fmt: skip
-def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """exp(x) / Σ exp(x) along an axis, shifted so that nothing overflows. (Milakov and Gimelshein 2018)
-
-    An element of −∞ (a mask) gives 0 and gets the gradient 0; a row of nothing else, or one with ∞, is all NaN.
-    """
-    return _softmax(x, axis, False)
-
-
-@primitive(
-    lambda x, axis=-1: np.log(_softmax_reference(x, axis)), _SOFTMAX_CASES, autocast="high", ulps=16,
-    gradient=lambda g, y, axis: _softmax_gradient(g, y, axis, True),
-)  # fmt: skip
-def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """log(softmax(x)) along an axis, without losing small probabilities; −∞ stays −∞. NaN where softmax is."""
-    return _softmax(x, axis, True)
-
-
-# --- norms --------------------------------------------------------------------------------------------------------
 def _trailing(x: Tensor, weight: Tensor | None, bias: Tensor | None, given: Any, op: str) -> Shape:
     """The sizes of the axes to normalise over: as given, else those of the weight, else that of the last axis."""
-    _floating(x, op)
+    check_floating(x, op)
     if given is None:
         like = bias if weight is None else weight
         sizes = x.shape[-1:] if like is None else like.shape
@@ -110,7 +41,7 @@ def _trailing(x: Tensor, weight: Tensor | None, bias: Tensor | None, given: Any,
         if p is not None and p.shape != sizes:
             raise ShapeError(f"{op}: {name}.shape={p.shape} must equal the normalised axes {sizes}")
         if p is not None:
-            _floating(p, f"{op}: {name}")
+            check_floating(p, f"{op}: {name}")
     return sizes
 
 
@@ -123,13 +54,13 @@ def run_norm(
     y = new(x.device, x.dtype, x.shape)
     center, scale = new(x.device, compute, (rows,)), new(x.device, compute, (rows,))
     if y.numel:
-        threads = kernels.row_threads(n)
+        threads = row_threads(n)
         given = weight if weight is not None else bias
         dtype: DType = x.dtype if given is None else given.dtype
         w = source if weight is None else contiguous(weight.detach())
         b = source if bias is None else contiguous(to_dtype(bias.detach(), dtype))
         run(
-            x.device, norms.norm_program, (x.dtype, dtype, kind, bias is not None, centered, threads),
+            x.device, kernels.norm_program, (x.dtype, dtype, kind, bias is not None, centered, threads),
             (y, center, scale, source, w, b, float(eps), rows, n, period), rows, threads,
         )  # fmt: skip
     return y, {"center": center, "scale": scale}
@@ -144,11 +75,11 @@ def run_norm_gradient(
     if dx.numel:
         rows = center.numel
         n = dx.numel // rows
-        threads = kernels.row_threads(n)
+        threads = row_threads(n)
         w = source if weight is None else contiguous(weight.detach())
         dtype = x.dtype if weight is None else weight.dtype
         run(
-            x.device, norms.norm_gradient_program, (x.dtype, dtype, kind, centered, threads),
+            x.device, kernels.norm_gradient_program, (x.dtype, dtype, kind, centered, threads),
             (dx, center, scale, source, w, given, rows, n, period), rows, threads,
         )  # fmt: skip
     return dx
@@ -164,7 +95,7 @@ def run_norm_parameters(
         return [fill_(new(x.device, out, shape), 0) for _ in range(1 + bias)]
     n //= segments
     source, given = contiguous(x.detach()), contiguous(to_dtype(g.detach(), x.dtype))
-    threads = kernels.row_threads(n)
+    threads = row_threads(n)
     blocks = segments * -(-n // threads)
     wanted = max(1, 8 * x.device.backend.multiprocessors // blocks)
     chunk = 64 if x.device.kind == "cpu" else max(32, -(-period // wanted))
@@ -172,26 +103,12 @@ def run_norm_parameters(
     kept = out if chunks == 1 else compute
     sums = [new(x.device, kept, (segments, chunks, n)) for _ in range(1 + bias)]
     run(
-        x.device, norms.norm_parameters_program, (x.dtype, kept, bias, threads),
+        x.device, kernels.norm_parameters_program, (x.dtype, kept, bias, threads),
         (sums[0], sums[-1], center, scale, source, given, segments, n, period, chunk, chunks), blocks * chunks, threads,
     )  # fmt: skip
     if chunks > 1:
         sums = [reduce_axes(t, SUM, (1,), False, out, compute) for t in sums]
     return [t.reshape(shape) for t in sums]
-
-
-def again(formula: Callable[..., Tensor], g: Tensor, inputs: list[Tensor | None], **keywords: Any) -> Any:
-    """Gradients that can be differentiated again: through the ops that a fused kernel stands for.
-
-    They are computed as in the kernel, in the accumulator of each operand's dtype: a square may be too much for f16.
-    """
-    with enable_grad():
-        # each by itself: of two operands that are one tensor, or made from each other, each has its own part only
-        operands = [None if t is None else to_dtype(reshape(t, t.shape), t.dtype.accumulator) for t in inputs]
-        y = formula(*operands, **keywords)
-        wanted = [t for t in operands if t is not None and t.requires_grad]
-        found = iter(grad(y, wanted, [to_dtype(g, y.dtype)], create_graph=True))
-    return tuple(next(found) if t.requires_grad else None for t in operands if t is not None)
 
 
 def _layer_norm_formula(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, axes: Shape) -> Tensor:
@@ -212,7 +129,7 @@ def _norm_rule(
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """One gradient for each of x, weight and bias that there is."""
     rows = center.numel
-    kind = norms.NO_WEIGHT if weight is None else norms.FACTOR
+    kind = kernels.NO_WEIGHT if weight is None else kernels.FACTOR
     parts: list[Tensor | None] = [
         run_norm_gradient(g, x, weight, center, scale, rows, kind, centered) if needs[0] else None
     ]
@@ -249,7 +166,7 @@ def _norm(
 ) -> tuple[Tensor, dict[str, Any]]:
     sizes = _trailing(x, weight, bias, normalized_shape, "layer_norm" if centered else "rms_norm")
     n = numel(sizes)
-    kind = norms.NO_WEIGHT if weight is None else norms.FACTOR
+    kind = kernels.NO_WEIGHT if weight is None else kernels.FACTOR
     y, saved = run_norm(x, weight, bias, eps, n, x.numel // n if n else 0, kind, centered)
     return y, {**saved, "axes": tuple(range(-len(sizes), 0))}
 
@@ -323,7 +240,7 @@ def normalize(x: Tensor, p: float = 2.0, axis: Axis = -1, eps: float = 1e-12) ->
 
     Computed in f32 (f64 for f64) and rounded once; a row of zeros gets the gradient g / eps.
     """
-    _floating(x, "normalize")
+    check_floating(x, "normalize")
     if not p >= 1:
         raise ConfigError(f"normalize: p must be at least 1, got {p}")
     wide = to_dtype(x, x.dtype.accumulator)
@@ -344,4 +261,4 @@ def _unit(x: Tensor, p: float, axis: Any, eps: float) -> Tensor:
     return x / maximum(total, eps)
 
 
-__all__ = ["layer_norm", "log_softmax", "normalize", "rms_norm", "softmax"]
+__all__ = ["layer_norm", "normalize", "rms_norm"]
