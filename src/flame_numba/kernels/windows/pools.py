@@ -1,26 +1,25 @@
-"""Averages and maxima over windows, along three axes. Every adjoint gathers: each input looks for its windows.
+"""Averages and maxima over windows, along three axes. Each input looks for the windows that it takes part in.
 
 Along an axis of n inputs and m outputs, the window of output i is [a·i + b, a·i + e), for every `step`-th input; or,
 ADAPTIVE, [⌊n·i / m⌋, ⌈n·(i + 1) / m⌉). So the outputs whose windows reach input h are an interval too.
-
-A work item is `run` neighbours of a row: one for a GPU's thread, the whole row for the host, which divides once a row.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from ...dtypes import DType, int64
 from ..compiler.compile import Program
 from ..language import (
     LOWEST,
     PADDED,
+    Binding,
     C,
-    Helper,
+    Inline,
     Load,
     Pointer,
     Store,
     begin,
+    counted,
+    element,
     end,
     first,
     grid,
@@ -29,10 +28,13 @@ from ..language import (
     load_g,
     load_i,
     load_x,
+    place,
     store_i,
     store_y,
     udiv,
+    windows_of,
 )
+from .planes import plane_program
 
 
 def _begin_fixed(i: int, a: int, b: int) -> int:
@@ -65,18 +67,23 @@ def _last_adaptive(h: int, n: int, m: int) -> int:
     return udiv(h * m + m - 1, n)
 
 
+def _windows_of(h: int, a: int, b: int, e: int, m: int) -> tuple[int, int]:
+    """The interval of the m outputs whose windows reach input h."""
+    return first(h, a, e), min(last(h, a, b) + 1, m)
+
+
+def _counted(w0: int, w1: int, n: int, padded: int) -> int:
+    """How many elements of the window [w0, w1) a mean counts, of n inputs; of the padding those before `padded`."""
+    return min(w1, padded) - w0 if PADDED else min(w1, n) - max(w0, 0)
+
+
 def average(
     y: Pointer, x: Pointer, rows: int, segments: int, run: int, id_: int, ih: int, iw: int, od: int, oh: int, ow: int,
     ad: int, ah: int, aw: int, bd: int, bh: int, bw: int, ed: int, eh: int, ew: int, pd: int, ph: int, pw: int,
 ) -> None:  # fmt: skip
     """The mean over each window. p.: where the padding ends; PADDED: zeros of the padding count as elements."""
     for item in range(grid(), rows * segments, gridsize()):
-        row = udiv(item, segments)
-        q0 = (item - row * segments) * run
-        rest = udiv(row, oh)
-        j = row - rest * oh
-        plane = udiv(rest, od)
-        k = rest - plane * od
+        row, q0, plane, k, j = place(item, segments, run, od, oh)
         d0, d1 = begin(k, ad, bd), end(k, ad, ed)
         h0, h1 = begin(j, ah, bh), end(j, ah, eh)
         for q in range(q0, min(q0 + run, ow)):
@@ -86,12 +93,9 @@ def average(
                 for h in range(max(h0, 0), min(h1, ih)):
                     line = C(0)  # added up first: the mean of a large window keeps its digits
                     for w in range(max(w0, 0), min(w1, iw)):
-                        line += load_x(x, ((plane * id_ + d) * ih + h) * iw + w)
+                        line += load_x(x, element(plane, d, h, w, id_, ih, iw))
                     total += line
-            if PADDED:
-                count = (min(d1, pd) - d0) * (min(h1, ph) - h0) * (min(w1, pw) - w0)
-            else:
-                count = (min(d1, id_) - max(d0, 0)) * (min(h1, ih) - max(h0, 0)) * (min(w1, iw) - max(w0, 0))
+            count = counted(d0, d1, id_, pd) * counted(h0, h1, ih, ph) * counted(w0, w1, iw, pw)
             store_y(y, row * ow + q, total / C(count))
 
 
@@ -100,15 +104,10 @@ def average_gradient(
     ad: int, ah: int, aw: int, bd: int, bh: int, bw: int, ed: int, eh: int, ew: int, pd: int, ph: int, pw: int,
 ) -> None:  # fmt: skip
     for item in range(grid(), rows * segments, gridsize()):
-        row = udiv(item, segments)
-        w0 = (item - row * segments) * run
-        rest = udiv(row, ih)
-        h = row - rest * ih
-        plane = udiv(rest, id_)
-        d = rest - plane * id_
-        low_d, high_d = first(d, ad, ed), min(last(d, ad, bd) + 1, od)
-        low_h, high_h = first(h, ah, eh), min(last(h, ah, bh) + 1, oh)
-        low, high = first(w0, aw, ew), min(last(w0, aw, bw) + 1, ow)  # moved on along the row, without divisions
+        row, w0, plane, d, h = place(item, segments, run, id_, ih)
+        low_d, high_d = windows_of(d, ad, bd, ed, od)
+        low_h, high_h = windows_of(h, ah, bh, eh, oh)
+        low, high = windows_of(w0, aw, bw, ew, ow)  # moved on along the row, without divisions
         for w in range(w0, min(w0 + run, iw)):
             while low < ow and end(low, aw, ew) <= w:
                 low += 1
@@ -116,15 +115,12 @@ def average_gradient(
                 high += 1
             total = C(0)
             for k in range(low_d, high_d):
-                k0, k1 = begin(k, ad, bd), end(k, ad, ed)
-                depth = min(k1, pd) - k0 if PADDED else min(k1, id_) - max(k0, 0)
+                depth = counted(begin(k, ad, bd), end(k, ad, ed), id_, pd)
                 for j in range(low_h, high_h):
-                    j0, j1 = begin(j, ah, bh), end(j, ah, eh)
-                    area = depth * (min(j1, ph) - j0 if PADDED else min(j1, ih) - max(j0, 0))
+                    area = depth * counted(begin(j, ah, bh), end(j, ah, eh), ih, ph)
                     for q in range(low, high):
-                        q0, q1 = begin(q, aw, bw), end(q, aw, ew)
-                        count = area * (min(q1, pw) - q0 if PADDED else min(q1, iw) - max(q0, 0))
-                        total += load_g(g, ((plane * od + k) * oh + j) * ow + q) / C(count)
+                        count = area * counted(begin(q, aw, bw), end(q, aw, ew), iw, pw)
+                        total += load_g(g, element(plane, k, j, q, od, oh, ow)) / C(count)
             store_y(dx, row * iw + w, total)
 
 
@@ -138,12 +134,7 @@ def largest(
     s.: distance of the elements of a window.
     """
     for item in range(grid(), rows * segments, gridsize()):
-        row = udiv(item, segments)
-        q0 = (item - row * segments) * run
-        rest = udiv(row, oh)
-        j = row - rest * oh
-        plane = udiv(rest, od)
-        k = rest - plane * od
+        row, q0, plane, k, j = place(item, segments, run, od, oh)
         for q in range(q0, min(q0 + run, ow)):
             best = C(LOWEST)
             at = -1
@@ -151,7 +142,7 @@ def largest(
                 for h in range(begin(j, ah, bh), min(end(j, ah, eh), ih), sh):
                     for w in range(begin(q, aw, bw), min(end(q, aw, ew), iw), sw):
                         if d >= 0 and h >= 0 and w >= 0:
-                            v = load_x(x, ((plane * id_ + d) * ih + h) * iw + w)
+                            v = load_x(x, element(plane, d, h, w, id_, ih, iw))
                             if at < 0 or v > best or (v != v and best == best):
                                 best = v
                                 at = (d * ih + h) * iw + w
@@ -165,15 +156,10 @@ def largest_gradient(
 ) -> None:  # fmt: skip
     """Each input gets the gradients of the windows that it won."""
     for item in range(grid(), rows * segments, gridsize()):
-        row = udiv(item, segments)
-        w0 = (item - row * segments) * run
-        rest = udiv(row, ih)
-        h = row - rest * ih
-        plane = udiv(rest, id_)
-        d = rest - plane * id_
-        low_d, high_d = first(d, ad, ed), min(last(d, ad, bd) + 1, od)
-        low_h, high_h = first(h, ah, eh), min(last(h, ah, bh) + 1, oh)
-        low, high = first(w0, aw, ew), min(last(w0, aw, bw) + 1, ow)  # moved on along the row, without divisions
+        row, w0, plane, d, h = place(item, segments, run, id_, ih)
+        low_d, high_d = windows_of(d, ad, bd, ed, od)
+        low_h, high_h = windows_of(h, ah, bh, eh, oh)
+        low, high = windows_of(w0, aw, bw, ew, ow)  # moved on along the row, without divisions
         for w in range(w0, min(w0 + run, iw)):
             here = (d * ih + h) * iw + w
             while low < ow and end(low, aw, ew) <= w:
@@ -184,41 +170,29 @@ def largest_gradient(
             for k in range(low_d, high_d):
                 for j in range(low_h, high_h):
                     for q in range(low, high):
-                        window = ((plane * od + k) * oh + j) * ow + q
+                        window = element(plane, k, j, q, od, oh, ow)
                         if load_i(index, window) == here:
                             total += load_g(g, window)
             store_y(dx, row * iw + w, total)
 
 
-def _bindings(dtype: DType, adaptive: bool) -> dict[str, Any]:
-    c = dtype.accumulator
+def _bindings(adaptive: bool) -> dict[str, Binding]:
     return {
-        "load_x": Load(dtype, c), "load_g": Load(dtype, c), "store_y": Store(dtype, c),
         "load_i": Load(int64, int64), "store_i": Store(int64, int64),
-        "begin": Helper(_begin_adaptive if adaptive else _begin_fixed, 3, int64),
-        "end": Helper(_end_adaptive if adaptive else _begin_fixed, 3, int64),
-        "first": Helper(_first_adaptive if adaptive else _first_fixed, 3, int64),
-        "last": Helper(_last_adaptive if adaptive else _last_fixed, 3, int64),
-        "ADAPTIVE": adaptive,  # the key of the compile cache does not see which function a helper is
+        "begin": Inline(_begin_adaptive if adaptive else _begin_fixed),
+        "end": Inline(_end_adaptive if adaptive else _begin_fixed),
+        "first": Inline(_first_adaptive if adaptive else _first_fixed),
+        "last": Inline(_last_adaptive if adaptive else _last_fixed),
+        "windows_of": Inline(_windows_of),  # it calls first and last, so it stands behind them
     }  # fmt: skip
 
 
 def average_program(dtype: DType, adaptive: bool, padded: bool, gradient: bool) -> Program:
-    bindings = _bindings(dtype, adaptive) | {"PADDED": padded}
-    function = average_gradient if gradient else average
-    return Program(
-        function.__name__, (dtype, dtype, *("int",) * 21), dtype.accumulator, bindings, function=function
-    )  # fmt: skip
+    bindings = {**_bindings(adaptive), "PADDED": padded, "counted": Inline(_counted)}
+    return plane_program(average_gradient if gradient else average, dtype, (dtype, dtype), 12, bindings)
 
 
 def largest_program(dtype: DType, adaptive: bool, gradient: bool) -> Program:
-    function, integers = (largest_gradient, 18) if gradient else (largest, 21)
-    lowest = float("-inf") if dtype.is_floating else 0
-    arguments: tuple[DType | str, ...] = (dtype, int64, dtype, *("int",) * integers)
-    return Program(
-        function.__name__,
-        arguments,
-        dtype.accumulator,
-        _bindings(dtype, adaptive) | {"LOWEST": lowest},
-        function=function,
-    )
+    function, numbers = (largest_gradient, 9) if gradient else (largest, 12)
+    bindings = {**_bindings(adaptive), "LOWEST": float("-inf") if dtype.is_floating else 0}
+    return plane_program(function, dtype, (dtype, int64, dtype), numbers, bindings)

@@ -16,21 +16,26 @@ from ..language import (
     TAPS_D,
     TAPS_H,
     TAPS_W,
+    Binding,
     C,
     Helper,
-    Load,
+    Inline,
     Number,
     Pointer,
-    Store,
+    below,
+    element,
     grid,
     gridsize,
     load_g,
     load_x,
+    outputs_of,
+    place,
     share,
     store_y,
     udiv,
     weight,
 )
+from .planes import plane_program
 
 
 def _weight(tap: int, f: Number) -> Number:
@@ -56,26 +61,34 @@ def _share(distance: int, f: Number, edge: int) -> Number:
     return total
 
 
+def _below(i: int, a: int, b: int, c: int) -> tuple[int, Number]:
+    """The element below the place of output i, and how far behind it the place is."""
+    at = udiv(a * i + b + c, c) - 1  # one more c, so that places before the first element divide as others do
+    return at, C(a * i + b - at * c) / C(c)
+
+
+def _outputs_of(h: int, n: int, a: int, b: int, c: int, m: int, taps: int) -> tuple[int, int, int]:
+    """The interval of the m outputs that read input h of n, and which `edge` h is.
+
+    The element below is from h − after to h + before: c·(h − after) ≤ a·i + b < c·(h + before + 1).
+    """
+    before = BEFORE if taps > 1 else 0
+    low = udiv(max(c * (h - taps + 1 + before) - b, 0) + a - 1, a) if a > 0 and h > 0 else 0
+    end = udiv(max(c * (h + before + 1) - b, 0) + a - 1, a) if a > 0 and h < n - 1 else m
+    return low, min(end, m), (1 if h == 0 else 0) + (2 if h == n - 1 else 0)
+
+
 def upsample(
     y: Pointer, x: Pointer, rows: int, segments: int, run: int, id_: int, ih: int, iw: int, od: int, oh: int, ow: int,
     ad: int, ah: int, aw: int, bd: int, bh: int, bw: int, cd: int, ch: int, cw: int,
 ) -> None:  # fmt: skip
     """y[i] = Σ over taps weight·x[the place of i, and its neighbours], along all axes at once."""
     for item in range(grid(), rows * segments, gridsize()):
-        row = udiv(item, segments)
-        q0 = (item - row * segments) * run
-        rest = udiv(row, oh)
-        j = row - rest * oh
-        plane = udiv(rest, od)
-        k = rest - plane * od
-        # one more c, so that places before the first element divide as others do
-        d0 = udiv(ad * k + bd + cd, cd) - 1
-        h0 = udiv(ah * j + bh + ch, ch) - 1
-        fd = C(ad * k + bd - d0 * cd) / C(cd)
-        fh = C(ah * j + bh - h0 * ch) / C(ch)
+        row, q0, plane, k, j = place(item, segments, run, od, oh)
+        d0, fd = below(k, ad, bd, cd)
+        h0, fh = below(j, ah, bh, ch)
         for q in range(q0, min(q0 + run, ow)):
-            w0 = udiv(aw * q + bw + cw, cw) - 1
-            fw = C(aw * q + bw - w0 * cw) / C(cw)
+            w0, fw = below(q, aw, bw, cw)
             total = C(0)
             for u in range(TAPS_D):
                 d = min(max(d0 + u - (BEFORE if TAPS_D > 1 else 0), 0), id_ - 1)
@@ -85,7 +98,7 @@ def upsample(
                     in_h = in_d * weight(v, fh) if TAPS_H > 1 else in_d
                     for z in range(TAPS_W):
                         w = min(max(w0 + z - (BEFORE if TAPS_W > 1 else 0), 0), iw - 1)
-                        value = load_x(x, ((plane * id_ + d) * ih + h) * iw + w)
+                        value = load_x(x, element(plane, d, h, w, id_, ih, iw))
                         total += in_h * weight(z, fw) * value if TAPS_W > 1 else value
             store_y(y, row * ow + q, total)
 
@@ -96,44 +109,26 @@ def upsample_gradient(
 ) -> None:  # fmt: skip
     """dx[h] = Σ over the outputs that read h; their intervals are found along each axis."""
     for item in range(grid(), rows * segments, gridsize()):
-        row = udiv(item, segments)
-        start = (item - row * segments) * run
-        rest = udiv(row, ih)
-        h = row - rest * ih
-        plane = udiv(rest, id_)
-        d = rest - plane * id_
-        # the element below is from h − after to h + before: c·(h − after) ≤ a·i + b < c·(h + before + 1)
-        before_d = BEFORE if TAPS_D > 1 else 0
-        before_h = BEFORE if TAPS_H > 1 else 0
-        before_w = BEFORE if TAPS_W > 1 else 0
-        low_d = udiv(max(cd * (d - TAPS_D + 1 + before_d) - bd, 0) + ad - 1, ad) if ad > 0 and d > 0 else 0
-        end_d = udiv(max(cd * (d + before_d + 1) - bd, 0) + ad - 1, ad) if ad > 0 and d < id_ - 1 else od
-        low_h = udiv(max(ch * (h - TAPS_H + 1 + before_h) - bh, 0) + ah - 1, ah) if ah > 0 and h > 0 else 0
-        end_h = udiv(max(ch * (h + before_h + 1) - bh, 0) + ah - 1, ah) if ah > 0 and h < ih - 1 else oh
-        edge_d = (1 if d == 0 else 0) + (2 if d == id_ - 1 else 0)
-        edge_h = (1 if h == 0 else 0) + (2 if h == ih - 1 else 0)
+        row, start, plane, d, h = place(item, segments, run, id_, ih)
+        low_d, end_d, edge_d = outputs_of(d, id_, ad, bd, cd, od, TAPS_D)
+        low_h, end_h, edge_h = outputs_of(h, ih, ah, bh, ch, oh, TAPS_H)
         for w in range(start, min(start + run, iw)):
-            low_w = udiv(max(cw * (w - TAPS_W + 1 + before_w) - bw, 0) + aw - 1, aw) if aw > 0 and w > 0 else 0
-            end_w = udiv(max(cw * (w + before_w + 1) - bw, 0) + aw - 1, aw) if aw > 0 and w < iw - 1 else ow
-            edge_w = (1 if w == 0 else 0) + (2 if w == iw - 1 else 0)
+            low_w, end_w, edge_w = outputs_of(w, iw, aw, bw, cw, ow, TAPS_W)
             total = C(0)
-            for k in range(low_d, min(end_d, od)):
+            for k in range(low_d, end_d):
                 in_d = C(1)
                 if TAPS_D > 1:
-                    at = udiv(ad * k + bd + cd, cd) - 1
-                    f = C(ad * k + bd - at * cd) / C(cd)
+                    at, f = below(k, ad, bd, cd)
                     in_d = share(at - d, f, edge_d)
-                for j in range(low_h, min(end_h, oh)):
+                for j in range(low_h, end_h):
                     in_h = in_d
                     if TAPS_H > 1:
-                        at = udiv(ah * j + bh + ch, ch) - 1
-                        f = C(ah * j + bh - at * ch) / C(ch)
+                        at, f = below(j, ah, bh, ch)
                         in_h = in_d * share(at - h, f, edge_h)
-                    for q in range(low_w, min(end_w, ow)):
-                        value = load_g(g, ((plane * od + k) * oh + j) * ow + q)
+                    for q in range(low_w, end_w):
+                        value = load_g(g, element(plane, k, j, q, od, oh, ow))
                         if TAPS_W > 1:
-                            at = udiv(aw * q + bw + cw, cw) - 1
-                            f = C(aw * q + bw - at * cw) / C(cw)
+                            at, f = below(q, aw, bw, cw)
                             value *= in_h * share(at - w, f, edge_w)
                         total += value
             store_y(dx, row * iw + w, total)
@@ -142,11 +137,9 @@ def upsample_gradient(
 def upsample_program(dtype: DType, taps: int, axes: int, gradient: bool) -> Program:
     """taps: 1 nearest, 2 linear, 4 cubic. axes: how many of the three are resampled, the last ones."""
     c = dtype.accumulator
-    bindings = {
-        "load_x": Load(dtype, c), "load_g": Load(dtype, c), "store_y": Store(dtype, c),
-        "weight": Helper(_weight, 2, c), "share": Helper(_share, 3, c),
+    bindings: dict[str, Binding] = {
         "TAPS": taps, "TAPS_D": taps if axes > 2 else 1, "TAPS_H": taps if axes > 1 else 1, "TAPS_W": taps,
-        "BEFORE": 1 if taps == 4 else 0, "CUBIC": taps == 4,
+        "BEFORE": 1 if taps == 4 else 0, "CUBIC": taps == 4, "weight": Helper(_weight, 2, c),
+        "share": Helper(_share, 3, c), "below": Inline(_below), "outputs_of": Inline(_outputs_of),
     }  # fmt: skip
-    function = upsample_gradient if gradient else upsample
-    return Program(function.__name__, (dtype, dtype, *("int",) * 18), c, bindings, function=function)
+    return plane_program(upsample_gradient if gradient else upsample, dtype, (dtype, dtype), 9, bindings)
