@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -14,12 +13,12 @@ from ...kernels.windows import pools as kernels
 from ...shapes import Shape, numel
 from ...tensor import Tensor, new
 from ..core.kernel_op import primitive
-from ..core.launch import run, spread
 from ..core.per_axis import lifted
 from ..core.table import case
 from ..index.gather import take_along_axis
 from ..shape.creation import asarray
 from ..shape.movement import contiguous, reshape
+from .planes import fill_planes
 
 
 @dataclass(frozen=True)
@@ -69,16 +68,6 @@ class Windows:
         return min(self.end[axis] + self.stride[axis] * i, size[axis] - self.begin[axis]) - begin
 
 
-def _launch(program: Callable[..., Any], choices: tuple[Any, ...], numbers: tuple[int, ...], *tensors: Tensor) -> None:
-    """Fill the first tensor: an element for each thread of a GPU, a row at a time on the host."""
-    y = tensors[0]
-    width = y.shape[-1]
-    step = width if y.device.kind == "cpu" else 1
-    rows, segments = y.numel // width, width // step
-    blocks = spread(y.device.backend, rows * segments)
-    run(y.device, program, choices, (*tensors, rows, segments, step, *numbers), blocks)
-
-
 def _places(size: Shape, windows: Windows) -> Any:
     """(output, its inputs as an index of NumPy, what its mean divides by)."""
     axes = range(len(size))
@@ -120,7 +109,7 @@ def average_windows(x: Tensor, windows: Windows) -> Tensor:
     y = new(x.device, x.dtype, x.shape[:2] + windows.out)
     if y.numel:
         choices = (x.dtype, windows.adaptive, windows.padded, False)
-        _launch(kernels.average_program, choices, windows.ends(x.shape[2:]), y, contiguous(x.detach()))
+        fill_planes(kernels.average_program, choices, windows.ends(x.shape[2:]), y, contiguous(x.detach()))
     return y
 
 
@@ -136,7 +125,7 @@ def average_windows_gradient(gy: Tensor, size: Shape, windows: Windows) -> Tenso
     dx = new(gy.device, gy.dtype, gy.shape[:2] + tuple(size))
     if dx.numel:
         choices = (gy.dtype, windows.adaptive, windows.padded, True)
-        _launch(kernels.average_program, choices, windows.ends(dx.shape[2:]), dx, contiguous(gy.detach()))
+        fill_planes(kernels.average_program, choices, windows.ends(dx.shape[2:]), dx, contiguous(gy.detach()))
     return dx
 
 
@@ -161,7 +150,9 @@ def _maxima(x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
     index = new(x.device, int64, y.shape)
     if y.numel:
         numbers = windows.numbers(x.shape[2:]) + lifted(windows.step or (1,), 1)
-        _launch(kernels.largest_program, (x.dtype, windows.adaptive, False), numbers, y, index, contiguous(x.detach()))
+        fill_planes(
+            kernels.largest_program, (x.dtype, windows.adaptive, False), numbers, y, index, contiguous(x.detach())
+        )
     return y, index
 
 
@@ -222,5 +213,5 @@ def largest_windows_gradient(gy: Tensor, index: Tensor, size: Shape, windows: Wi
     dx = new(gy.device, gy.dtype, gy.shape[:2] + tuple(size))
     if dx.numel:
         choices, numbers = (gy.dtype, windows.adaptive, True), windows.numbers(dx.shape[2:])
-        _launch(kernels.largest_program, choices, numbers, dx, contiguous(index), contiguous(gy.detach()))
+        fill_planes(kernels.largest_program, choices, numbers, dx, contiguous(index), contiguous(gy.detach()))
     return dx

@@ -14,11 +14,11 @@ from ...kernels.windows.resample import upsample_program
 from ...shapes import Shape, numel
 from ...tensor import Tensor, new
 from ..core.kernel_op import primitive
-from ..core.launch import run, spread
 from ..core.per_axis import lifted, per_axis, spatial
 from ..core.table import case, composite
 from ..shape.creation import as_number
 from ..shape.movement import contiguous, permute, reshape
+from .planes import fill_planes
 
 Places = tuple[
     tuple[int, int, int], ...
@@ -29,18 +29,12 @@ _AXES = {"linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2}
 
 
 # --- the two primitives -------------------------------------------------------------------------------------------
-def _launch(y: Tensor, x: Tensor, inputs: Shape, outputs: Shape, places: Places, taps: int, gradient: bool) -> None:
-    """Fill y: an element for each thread of a GPU, a row at a time on the host."""
+def _fill(y: Tensor, x: Tensor, inputs: Shape, outputs: Shape, places: Places, taps: int, gradient: bool) -> None:
     lead = ((1, 0, 1),) * (3 - len(places))
-    numbers = [n for parts in zip(*lead, *places, strict=True) for n in parts]
-    width = y.shape[-1]
-    step = width if y.device.kind == "cpu" else 1
-    rows, segments = y.numel // width, width // step
-    run(
-        y.device, upsample_program, (x.dtype, taps, len(places), gradient),
-        (y, contiguous(x.detach()), rows, segments, step, *lifted(inputs, 1), *lifted(outputs, 1), *numbers),
-        spread(y.device.backend, rows * segments),
-    )  # fmt: skip
+    numbers = (n for parts in zip(*lead, *places, strict=True) for n in parts)
+    choices = (x.dtype, taps, len(places), gradient)
+    sizes = (*lifted(inputs, 1), *lifted(outputs, 1))
+    fill_planes(upsample_program, choices, (*sizes, *numbers), y, contiguous(x.detach()))
 
 
 def _weights(n: int, m: int, place: tuple[int, int, int], taps: int) -> Any:
@@ -90,7 +84,7 @@ def resample(x: Tensor, size: Shape, places: Places, taps: int) -> Tensor:
     """Interpolation at `places`: (N, C, …) → (N, C, *size), from the nearest 1, 2 or 4 elements along each axis."""
     y = new(x.device, x.dtype, x.shape[:2] + tuple(size))
     if y.numel:
-        _launch(y, x, x.shape[2:], y.shape[2:], places, taps, False)
+        _fill(y, x, x.shape[2:], y.shape[2:], places, taps, False)
     return y
 
 
@@ -105,7 +99,7 @@ def resample_gradient(gy: Tensor, size: Shape, places: Places, taps: int) -> Ten
     """The adjoint of resample: (N, C, …) → (N, C, *size). Each input gathers from the outputs that read it."""
     dx = new(gy.device, gy.dtype, gy.shape[:2] + tuple(size))
     if dx.numel:
-        _launch(dx, gy, dx.shape[2:], gy.shape[2:], places, taps, True)
+        _fill(dx, gy, dx.shape[2:], gy.shape[2:], places, taps, True)
     return dx
 
 
