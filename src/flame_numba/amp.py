@@ -16,6 +16,7 @@ from .ops.core.update import update
 from .ops.reduce.reductions import any as any_of
 from .ops.shape.creation import zeros
 from .optim import Optimizer
+from .scalars import is_number
 from .shapes import row_major
 from .tensor import Tensor, new
 
@@ -52,7 +53,7 @@ class GradScaler:
         for name, value in (
             ("init_scale", init_scale), ("growth_factor", growth_factor), ("backoff_factor", backoff_factor),
         ):  # fmt: skip
-            if not isinstance(value, (int, float, np.number)):
+            if not is_number(value):
                 raise DTypeError(f"GradScaler: {name} must be a number, got {value!r}")
         growth_interval = _count("growth_interval", growth_interval)
         if not 0 < init_scale < float("inf"):

@@ -12,6 +12,7 @@ from .dtypes import float64
 from .errors import ConfigError, DTypeError, GradientError, ShapeError
 from .grad import grad
 from .ops.shape.creation import asarray, zeros
+from .scalars import is_number
 from .tensor import Tensor
 
 Array = npt.NDArray[np.float64]
@@ -116,7 +117,7 @@ def numerical_gradient(
 
 def _check_settings(op: str, **settings: Any) -> None:
     for name, value in settings.items():
-        number = float(value) if isinstance(value, (int, float, np.number)) else np.nan
+        number = float(value) if is_number(value) else np.nan
         if not 0 <= number < np.inf or (name == "eps" and not number):
             raise ConfigError(f"{op}: {name}={value!r} must be a finite number {'>' if name == 'eps' else '≥'} 0")
 

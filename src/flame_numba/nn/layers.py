@@ -14,8 +14,8 @@ from ..ops.index import gather
 from ..ops.products import linalg
 from ..ops.rows import norms
 from ..ops.shape import movement
-from ..ops.shape.creation import as_number
 from ..ops.windows import convolution, pooling
+from ..scalars import as_number
 from ..shapes import as_int, as_ints
 from ..tensor import Parameter, Tensor
 from . import init

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from numbers import Number
 from typing import Any
-
-import numpy as np
 
 from ..dtypes import as_dtype
 from ..errors import DTypeError
 from ..grad import backward
+from ..scalars import CLAIMS
 from ..tape.arithmetic import supply
 from ..tensor import Tensor, add_methods
 from . import inplace, random
@@ -27,7 +25,7 @@ from .shape import creation, movement
 
 def _takes_part(value: Any) -> bool:
     """Whether it looks like an operand, so that the op's own error says best what is wrong with it."""
-    return isinstance(value, (Tensor, Number, np.generic, list, tuple)) or any(
+    return isinstance(value, (Tensor, *CLAIMS, list, tuple)) or any(
         hasattr(value, name) for name in ("__array__", "__dlpack__", "__cuda_array_interface__")
     )
 

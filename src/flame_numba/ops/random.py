@@ -17,6 +17,7 @@ from ..grad import current_tape
 from ..kernels.random import dropout_program, integers_program, normal_program, uniform_program, weights_program
 from ..kernels.reduce.associative import SUM
 from ..kernels.rows.blocks import row_threads
+from ..scalars import as_number
 from ..shapes import as_int, as_shape
 from ..tensor import FAULTS, Tensor, new
 from .core.kernel_op import Primitive
@@ -25,7 +26,7 @@ from .core.operands import check_floating
 from .core.table import case, composite
 from .elementwise.arithmetic import less, log1p, maximum, minimum, not_equal
 from .index.orders import order_rows, scan_axis, search_rows
-from .shape.creation import _place, as_number, full
+from .shape.creation import _place, full
 from .shape.movement import contiguous, narrow, to_dtype
 
 _MASK = (1 << 64) - 1

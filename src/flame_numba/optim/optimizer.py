@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Any
 
-import numpy as np
-
 from ..dtypes import DType, float32
 from ..errors import ConfigError, DTypeError, GradientError, ShapeError
 from ..ops.core.copies import copied, copy_into
 from ..ops.core.mutation import check_target
 from ..ops.core.update import Update, update
-from ..ops.shape.creation import as_number, asarray, zeros
+from ..ops.shape.creation import asarray, zeros
 from ..pool import memory_tag
+from ..scalars import as_number, element
 from ..shapes import as_int
 from ..storage import Storage
 from ..tensor import Tensor
@@ -280,7 +279,7 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, (tuple, list)):
         return tuple([_plain(v) for v in value])
-    return value.item() if isinstance(value, (Tensor, np.ndarray, np.generic)) and value.size == 1 else value
+    return element(value)
 
 
 def at_least_zero(op: str, **settings: float) -> None:

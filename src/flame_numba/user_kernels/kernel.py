@@ -14,6 +14,7 @@ from ..grad import is_recording
 from ..ops.core.debug import is_debugging, settle
 from ..ops.core.launch import note_use
 from ..ops.core.mutation import check_target
+from ..scalars import plain
 from ..tensor import Tensor
 from .config import Launch
 
@@ -70,7 +71,7 @@ def launch_kernel(kernel: Kernel, config: Any, *arguments: Any) -> None:
     if launch.config not in kernel._checked:
         launch.check(backend.limits, kernel.name)
         kernel._checked.add(launch.config)
-    given = [_plain(a) if isinstance(a, np.generic) else a for a in arguments]
+    given = [a if isinstance(a, np.float32) else plain(a) for a in arguments]  # a float32 stays one
     tensors = _check_tensors(kernel, given)
     executable, pack = kernel.prepare(given, launch)
     if launch.stream is not None and launch.stream.device != kernel.device:
@@ -90,10 +91,6 @@ def launch_kernel(kernel: Kernel, config: Any, *arguments: Any) -> None:
             raise KernelError(str(error).replace(executable.name, kernel.name)) from None
     if is_debugging():
         settle(backend, kernel.name)
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, np.float32) else value.item()
 
 
 def _check_tensors(kernel: Kernel, arguments: Sequence[Any]) -> list[tuple[str, Tensor]]:

@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
-import numpy as np
-
 from ...errors import DTypeError, GradientError
+from ...scalars import PYTHON, plain
 
 _INTERNED: WeakValueDictionary[tuple[Any, ...], Expr] = WeakValueDictionary()
 
@@ -151,8 +150,8 @@ def constant(value: float | int | bool) -> Expr:
 def _as_expr(value: Any) -> Expr:
     if isinstance(value, Expr):
         return value
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, (bool, int, float)):
+    value = plain(value)
+    if isinstance(value, PYTHON):
         if not isinstance(value, float) and not -(2**63) <= value < 2**63:
             raise DTypeError(
                 f"formula: a constant of {value.bit_length()} bits does not fit int64; write it with a decimal point"

@@ -6,14 +6,13 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from ... import dtypes
 from ...dtypes import DType
 from ...errors import ConfigError, DTypeError
 from ...grad import Node, Saved, is_recording, record
 from ...kernels.elementwise import formula
 from ...kernels.elementwise.formula import Expr
+from ...scalars import PYTHON, plain
 from ...tape.anomaly import WATCH, inspect_forward
 from ...tensor import Tensor
 from .launch import MapKernel, check_number
@@ -90,11 +89,9 @@ class Elementwise:
         return self._apply(values, (out,), compute)
 
     def _number(self, value: Any) -> bool | int | float:
-        number = value.item() if isinstance(value, np.generic) else value
-        if isinstance(number, (bool, int, float)):
+        number = plain(value)
+        if isinstance(number, PYTHON):
             return number
-        if isinstance(number, np.longdouble):  # Python has no number for it
-            return float(number)
         raise DTypeError(f"{self.name}: expected tensors and numbers, got {type(value).__name__}; see asarray()")
 
     def _infer(self, kinds: tuple[Any, ...], values: Sequence[Any]) -> tuple[DType, DType]:

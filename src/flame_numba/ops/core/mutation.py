@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from ...dtypes import DType
 from ...errors import DTypeError, GradientError, ShapeError, ShareError
 from ...grad import Saved, follow_change, is_recomputing, is_recording
 from ...interop.foreign import ForeignBlock
 from ...references import ONE, references
+from ...scalars import plain
 from ...shapes import Shape, broadcast
 from ...tensor import Tensor, span
 from .copies import copied
@@ -38,8 +37,7 @@ def check_number_kind(op: str, target: DType, value: Any) -> Any:
     """`check_kind` for a number, as a Python number. Raises DTypeError also where it is out of the dtype's range."""
     if value.__class__ is float and target.kind == "float":  # nothing to ask: a fill is on the path of loops
         return value
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = plain(value)
     rank = 0 if isinstance(value, bool) else 1 if isinstance(value, int) else 2
     if rank > _RANKS[target.kind] and hasattr(value, "__float__"):
         raise DTypeError(f"{op}: the number {value!r} does not go into a tensor of {target.name}")

@@ -10,20 +10,18 @@ from collections.abc import Callable, Sequence
 from types import EllipsisType, NoneType, UnionType
 from typing import Any, NamedTuple, get_args, get_origin
 
-import numpy as np
-
 from ...errors import DTypeError
+from ...scalars import NUMBERS
 from ...shapes import Shape, as_ints
 from ...tensor import Tensor
 
-_NUMBER = (bool, int, float, np.generic)
 _TAKES: dict[Any, tuple[type, ...]] = {  # what an op's annotation lets in
     "Tensor": (Tensor,),
     "Tensor | None": (Tensor, type(None)),
-    "Tensor | float": (Tensor, *_NUMBER),
-    "Tensor | float | None": (Tensor, *_NUMBER, type(None)),
+    "Tensor | float": (Tensor, *NUMBERS),
+    "Tensor | float | None": (Tensor, *NUMBERS, type(None)),
 }
-_TAKES |= {"float": _NUMBER, "float | None": (*_NUMBER, NoneType), float: _NUMBER}
+_TAKES |= {"float": NUMBERS, "float | None": (*NUMBERS, NoneType), float: NUMBERS}
 _TAKES |= {Tensor: _TAKES["Tensor"], Tensor | None: _TAKES["Tensor | None"]}  # where annotations are evaluated
 _SAID = {NoneType: "None", str: "a str", Tensor: "a tensor"}
 

@@ -17,6 +17,7 @@ import numpy as np
 from ...dtypes import bool_
 from ...errors import DTypeError, IndexOutOfRange, ShapeError
 from ...kernels.elementwise import formula
+from ...scalars import NUMBERS
 from ...shapes import Shape, broadcast, numel
 from ...tape.anomaly import WATCH, inspect_forward
 from ...tensor import Tensor
@@ -268,7 +269,7 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
 
 
 def _as_value(x: Tensor, value: Any) -> Any:
-    if isinstance(value, (bool, int, float, np.generic)):
+    if isinstance(value, NUMBERS):
         return check_number_kind(_SET, x.dtype, value)
     if isinstance(value, Tensor):
         same_device([x, value], _SET)

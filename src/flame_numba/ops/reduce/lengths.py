@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConfigError, DTypeError, ShapeError
+from ...scalars import is_number
 from ...shapes import Shape, axes_tuple
 from ...tensor import Tensor
 from ..core.kernel_op import primitive
@@ -72,7 +73,7 @@ def vector_norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float
 
 
 def _check_ord(ord: Any, op: str) -> None:
-    if not isinstance(ord, (int, float, np.number)):
+    if not is_number(ord):
         raise DTypeError(f"{op}: ord must be a number, got {ord!r}; matrix_norm takes the names of norms of matrices")
 
 

@@ -13,6 +13,7 @@ from ...errors import DTypeError, ShapeError
 from ...kernels.elementwise import formula as f
 from ...kernels.reduce.associative import ALL, ANY, MAXIMUM, MINIMUM, SUM, Associative
 from ...kernels.reduce.reduce import arg_program, reduce_program
+from ...scalars import is_number
 from ...shapes import Shape, axes_tuple, axis_index, collapse, permute
 from ...tensor import Tensor, new
 from ..core.copies import copied
@@ -284,7 +285,7 @@ _ROOT = Elementwise("std", ["x"], _root(f.variable("x")))
 def _squared_distance(x: Tensor, axis: Axis, keepdims: bool, correction: Any, op: str) -> Tensor:
     """The variance in f32 (f64 for f64): what is rounded to a 2-byte dtype on the way would show."""
     n = product(permute(x.shape, axes_tuple(axis, x.ndim, op)))
-    if not isinstance(correction, (int, float, np.number)):
+    if not is_number(correction):
         raise DTypeError(f"{op}: correction must be a number, got {correction!r}")
     wide = to_dtype(x, _floating(x).accumulator)
     distance = wide - mean(wide, axis=axis, keepdims=True)

@@ -12,32 +12,18 @@ from ...dtypes import DType, as_dtype, bool_, default_float, default_int, float6
 from ...errors import ConfigError, DTypeError, ShapeError, ShareError
 from ...interop import adopt_array, from_cuda_array, from_dlpack
 from ...kernels.index.gather import iota_program
+from ...scalars import PYTHON, as_number
 from ...shapes import as_int, as_shape
 from ...tensor import Tensor, new
 from ..core.copies import fill_
 from ..core.launch import run, spread
 from .movement import stack
 
-_PYTHON = {bool, int, float}
+_PYTHON = frozenset(PYTHON)
 
 
 def _place(device: Device | str | None) -> Device:
     return current_device() if device is None else Device.parse(device)
-
-
-def as_number(op: str, name: str, value: Any) -> bool | int | float:
-    """A Python number of what is one: NumPy's too, and arrays and tensors of one element. Raises DTypeError."""
-    if isinstance(value, (bool, int, float)) and not isinstance(value, np.generic):
-        return value
-    number = value.item() if isinstance(value, (np.generic, np.ndarray, Tensor)) and value.size == 1 else value
-    if isinstance(number, (bool, int, float)):
-        return number
-    if isinstance(value, (str, bytes, np.complexfloating)) or not hasattr(value, "__float__"):
-        raise DTypeError(f"{op}: {name} must be a number, got {value!r}")
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise DTypeError(f"{op}: {name} must be one number, got {value!r}") from None
 
 
 def _is_finite(value: bool | int | float) -> bool:

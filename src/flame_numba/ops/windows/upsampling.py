@@ -11,12 +11,12 @@ import numpy as np
 
 from ...errors import ConfigError, ShapeError
 from ...kernels.windows.resample import upsample_program
+from ...scalars import as_number
 from ...shapes import Shape, numel
 from ...tensor import Tensor, new
 from ..core.kernel_op import primitive
 from ..core.per_axis import lifted, per_axis, spatial
 from ..core.table import case, composite
-from ..shape.creation import as_number
 from ..shape.movement import contiguous, permute, reshape
 from .planes import fill_planes
 
