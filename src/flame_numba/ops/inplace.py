@@ -3,7 +3,7 @@
 Each is the twin of an op without the underscore: same operands, same values, written into the memory of x. x keeps its
 shape (ShapeError) and its dtype (DTypeError, where a cast would lose more than precision). The version of the storage
 counts the change, so that a backward pass which needs the old value raises. While recording, x becomes the result of
-the op (`mutation.py` says when it may). They are methods of Tensor; `INPLACE` lists them.
+the op (`core/mutation.py` says when it may). They are methods of Tensor; `INPLACE` lists them.
 """
 
 from __future__ import annotations

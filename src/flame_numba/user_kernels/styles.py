@@ -107,7 +107,7 @@ def _label(name: str) -> str:
 
 
 class LanguageKernel(Kernel):
-    """A function in the words of `language.py`: pointers, and numbers of one type that it computes in."""
+    """A function in the words of `kernels/language.py`: pointers, and numbers of one type that it computes in."""
 
     def __init__(
         self, device: Device, name: str, parameters: Sequence[str], writes: frozenset[str], marks: Sequence[str],

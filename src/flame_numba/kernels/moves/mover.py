@@ -68,7 +68,7 @@ _FEW = 16  # so many moves are queued sooner as copies, if none overlaps itself
 def move_chunks(
     memory: Pointer, rows: Pointer, row_of: Pointer, flags: Pointer, counter: Pointer, epoch: int, chunks: int
 ) -> None:
-    """Move what `move_plan.Batch` describes. memory: address 0, so that an index of 16-byte vectors is an address."""
+    """Move what `plan.Batch` describes. memory: address 0, so that an index of 16-byte vectors is an address."""
     number = shared_number()
     words = own_words()
     t = thread_index()

@@ -1,4 +1,4 @@
-"""Which moves of bytes may run together, and what each has to wait for: the table that `moves.move_chunks` works off.
+"""Which moves of bytes may run together, and what each has to wait for: the table that `mover.move_chunks` works off.
 
 Moves are meant one after another, each as `memmove`. A batch is a run of them that can be read in any order: no
 source is written by an earlier move of the batch (nor is anything written or read twice). What is left to heed is

@@ -1,4 +1,4 @@
-"""Reading at computed places: take, gather and their kin, each with its adjoint. `keys.py` has `x[key]`."""
+"""Reading at computed places: take, gather and their kin, each with its adjoint. `subscript.py` has `x[key]`."""
 
 from __future__ import annotations
 

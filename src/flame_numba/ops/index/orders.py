@@ -1,6 +1,6 @@
 """Scans, stable orders and places of non-zero elements as plain functions, outside the graph.
 
-What the ops of `scans.py`, `sorting.py`, `searching.py` and indexing by masks are made of. Imports none of them.
+What the ops of `ops/order/` and indexing by masks are made of. Imports none of them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writing to computed places: scatter, index_add, put_along_axis and their kin.
 
-All of them give a new tensor; `inplace.py` has the same with a trailing underscore. Where an index names an element
+All of them give a new tensor; `ops/inplace.py` has the same with a trailing underscore. Where an index names an element
 twice, the last value wins, or values are added in the order of the index: results repeat bit for bit.
 """
 

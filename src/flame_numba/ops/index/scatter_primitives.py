@@ -1,4 +1,4 @@
-"""The primitives behind `scatter.py` and `keys.py`: writing, adding and merging at computed places.
+"""The primitives behind `scatter.py` and `subscript.py`: writing, adding and merging at computed places.
 
 Each gives a new tensor. Two kinds of index: `…_points` has the same one for all elements off the axis, `…_along` has
 one for each of them.

@@ -250,7 +250,7 @@ def setitem(x: Tensor, key: Any, value: Any) -> None:
     """x[key] = value, in place: a number, an array, or a tensor, broadcast to the shape of x[key].
 
     Where indices name an element twice, the last value wins. A mask with a value that broadcasts along the masked
-    axis needs no count of it, so nothing waits. Recorded if x or value requires a gradient: see `mutation.py`.
+    axis needs no count of it, so nothing waits. Recorded if x or value requires a gradient: see `ops/core/mutation.py`.
     Raises DTypeError if value does not go into x's dtype, ShapeError, IndexOutOfRange, GradientError.
     """
     check_target(_SET, x)

@@ -1,7 +1,6 @@
 """Losses: "mean" (of no elements: NaN), "sum" or "none" of them; each element's loss is computed in f32 (f64 for f64).
 
-Under autocast they take f32. `class_losses.py` has cross_entropy and nll_loss, `likelihood_losses.py` those of
-probabilities.
+Under autocast they take f32. `classes.py` has cross_entropy and nll_loss, `likelihoods.py` those of probabilities.
 """
 
 from __future__ import annotations
