@@ -1,9 +1,9 @@
-"""Scalar formulas as small expression graphs: trace, differentiate, emit as Python source for Numba.
+"""Scalar formulas as small expression graphs: traced, and emitted as Python source for Numba.
 
 A formula is an ordinary function of scalars, `lambda x: x / (1 + exp(-x))`. Called with `Expr`s it builds a graph;
-equal subexpressions are one object, so common ones are computed once. The derivative of a graph is again a graph,
-so second and higher derivatives need no rules of their own. Constants are emitted as `C(0.5)`, where `C` is the type
-that the kernel computes in: a bare literal would turn an f32 kernel into an f64 one.
+equal subexpressions are one object, so common ones are computed once. `partials.py` differentiates graphs. Constants
+are emitted as `C(0.5)`, where `C` is the type that the kernel computes in: a bare literal would turn an f32 kernel into
+an f64 one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
-from ...errors import DTypeError, GradientError
+from ...errors import DTypeError
 from ...scalars import PYTHON, plain
 
 _INTERNED: WeakValueDictionary[tuple[Any, ...], Expr] = WeakValueDictionary()
@@ -147,7 +147,8 @@ def constant(value: float | int | bool) -> Expr:
     return Expr("const", (), value)
 
 
-def _as_expr(value: Any) -> Expr:
+def as_expr(value: Any) -> Expr:
+    """An expression as it is, a number as a constant. Raises DTypeError for anything else."""
     if isinstance(value, Expr):
         return value
     value = plain(value)
@@ -162,7 +163,7 @@ def _as_expr(value: Any) -> Expr:
 
 def apply(op: str, *args: Operand) -> Expr:
     """A primitive of `PRIMITIVES` on values or numbers, simplified only where no bit of the result can change."""
-    given = tuple(map(_as_expr, args))
+    given = tuple(map(as_expr, args))
     if op == "mul" and given[1] is _ONE:
         return given[0]
     if op == "mul" and given[0] is _ONE:
@@ -179,7 +180,7 @@ _OPERATORS = {"&": ("and", "bit_and"), "|": ("or", "bit_or"), "^": ("ne", "bit_x
 
 
 def _bits_or_logic(sign: str, *args: Operand) -> Expr:
-    given = tuple(map(_as_expr, args))
+    given = tuple(map(as_expr, args))
     truths = sum(map(is_truth, given))
     if 0 < truths < len(given):
         raise DTypeError(f"formula: {sign} of a truth value and a number; compare the number first: (x != 0)")
@@ -187,7 +188,6 @@ def _bits_or_logic(sign: str, *args: Operand) -> Expr:
 
 
 _ONE = constant(1)
-_ZERO = constant(0)
 
 
 def _function(op: str) -> Callable[..., Expr]:
@@ -215,7 +215,7 @@ def isnan(x: Operand) -> Expr:
 
 
 # A primitive's text in a kernel. The bare names (exp, minimum, floordiv …) are bound for the machine and type.
-_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==",
+INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==",
           "ne": "!=", "and": "and", "or": "or", "bit_and": "&", "bit_or": "|", "bit_xor": "^"}  # fmt: skip
 _CALLS = (
     "exp expm1 log log1p exp2 log2 log10 lgamma digamma sqrt rsqrt erf erfc sin cos tan sinh cosh tanh "
@@ -225,7 +225,7 @@ _CALLS = (
 _CALLS_OF_TWO = ("pow", "atan2", "floordiv", "mod", "hypot", "copysign", "polygamma", "shl", "shr")
 
 PRIMITIVES: dict[str, str] = {
-    **{op: f"{{0}} {sign} {{1}}" for op, sign in _INFIX.items()},
+    **{op: f"{{0}} {sign} {{1}}" for op, sign in INFIX.items()},
     **{op: f"{op}({{0}})" for op in _CALLS},
     **{op: f"{op}({{0}}, {{1}})" for op in _CALLS_OF_TWO},
     # a NaN on either side is the result: NaN fails every comparison but !=
@@ -236,88 +236,14 @@ PRIMITIVES: dict[str, str] = {
     "where": "{1} if {0} else {2}",
 }
 
-_HALF = constant(0.5)
-_LN2, _LN10 = constant(math.log(2.0)), constant(math.log(10.0))
-_TWO_OVER_SQRT_PI = constant(2.0 / math.sqrt(math.pi))
-
-# Partial derivatives of a primitive: (result, arguments…) → one expression an argument; None where it is zero
-# almost everywhere. At a tie or a kink the choice is the usual one: half to each side of minimum and maximum.
-_PARTIALS: dict[str, Callable[..., tuple[Expr | None, ...]]] = {
-    "add": lambda y, a, b: (_ONE, _ONE),
-    "sub": lambda y, a, b: (_ONE, constant(-1)),
-    "mul": lambda y, a, b: (b, a),
-    "div": lambda y, a, b: (_ONE / b, -(y / b)),
-    "neg": lambda y, a: (constant(-1),),
-    "abs": lambda y, a: (where(a > _ZERO, _ONE, where(a < _ZERO, constant(-1), _ZERO)),),
-    "pow": lambda y, a, b: _power_partials(y, a, b),
-    "exp": lambda y, a: (y,),
-    "expm1": lambda y, a: (exp(a),),
-    "log": lambda y, a: (_ONE / a,),
-    "log1p": lambda y, a: (_ONE / (a + _ONE),),
-    "exp2": lambda y, a: (y * _LN2,),
-    "log2": lambda y, a: (_ONE / (a * _LN2),),
-    "log10": lambda y, a: (_ONE / (a * _LN10),),
-    "lgamma": lambda y, a: (digamma(a),),
-    "digamma": lambda y, a: (apply("polygamma", _ONE, a),),
-    "polygamma": lambda y, n, a: (None, apply("polygamma", constant(n.value + 1), a)),
-    "sqrt": lambda y, a: (_HALF / y,),
-    "rsqrt": lambda y, a: (-(_HALF * y / a),),
-    "erf": lambda y, a: (_TWO_OVER_SQRT_PI * exp(-(a * a)),),
-    "erfc": lambda y, a: (-(_TWO_OVER_SQRT_PI * exp(-(a * a))),),
-    "sigmoid": lambda y, a: (y * (_ONE - y),),
-    "sin": lambda y, a: (cos(a),),
-    "cos": lambda y, a: (-sin(a),),
-    "tan": lambda y, a: (_ONE + y * y,),
-    "sinh": lambda y, a: (cosh(a),),
-    "cosh": lambda y, a: (sinh(a),),
-    "tanh": lambda y, a: (_ONE - y * y,),
-    "asin": lambda y, a: (rsqrt(_ONE - a * a),),
-    "acos": lambda y, a: (-rsqrt(_ONE - a * a),),
-    "atan": lambda y, a: (_ONE / (_ONE + a * a),),
-    "asinh": lambda y, a: (rsqrt(_ONE + a * a),),
-    "acosh": lambda y, a: (rsqrt(a * a - _ONE),),
-    "atanh": lambda y, a: (_ONE / (_ONE - a * a),),
-    # at the origin the slope depends on the direction: 0
-    "atan2": lambda y, a, b: _angle_partials(a, b),
-    "hypot": lambda y, a, b: (where(equal(y, _ZERO), _ZERO, a / y), where(equal(y, _ZERO), _ZERO, b / y)),
-    "copysign": lambda y, a, b: (where(equal(a, _ZERO), _ZERO, where(equal(a, y), _ONE, constant(-1))), None),
-    "floor": lambda y, a: (None,),
-    "ceil": lambda y, a: (None,),
-    "trunc": lambda y, a: (None,),
-    "rint": lambda y, a: (None,),
-    "mod": lambda y, a, b: (_ONE, -floor(a / b)),
-    "floordiv": lambda y, a, b: (None, None),
-    "minimum": lambda y, a, b: (_share(a > b, a, b), _share(b > a, a, b)),
-    "maximum": lambda y, a, b: (_share(a < b, a, b), _share(b < a, a, b)),
-    "where": lambda y, c, a, b: (None, where(c, _ONE, _ZERO), where(c, _ZERO, _ONE)),
-}
-
-
-def _share(loses: Expr, a: Expr, b: Expr) -> Expr:
-    # beside a NaN neither loses: the gradient goes to both, so it is not lost in silence
-    return where(equal(a, b), _HALF, where(loses, _ZERO, _ONE))
-
-
-def _angle_partials(a: Expr, b: Expr) -> tuple[Expr, Expr]:
-    length = hypot(a, b)  # its square might overflow, or vanish
-    origin = equal(length, _ZERO)
-    return where(origin, _ZERO, b / length / length), where(origin, _ZERO, -(a / length / length))
-
-
-def _power_partials(y: Expr, a: Expr, b: Expr) -> tuple[Expr, Expr | None]:
-    # d/da at b = 0 is 0 even where a is 0 (0·0⁻¹ would be NaN); d/db at a = 0 is 0 (0·log 0 would be NaN)
-    base = where(equal(b, _ZERO), _ZERO, b * a ** (b - _ONE))
-    if b.op == "const":
-        return base, None
-    return base, where(equal(a, _ZERO), _ZERO, y * log(a))
-
 
 def trace(function: Callable[..., Any], names: Sequence[str]) -> Expr:
     """The graph of a scalar function. Raises DTypeError if it returns anything but one scalar expression."""
-    return _as_expr(function(*(variable(name) for name in names)))
+    return as_expr(function(*(variable(name) for name in names)))
 
 
-def _topological(outputs: Sequence[Expr]) -> list[Expr]:
+def topological(outputs: Sequence[Expr]) -> list[Expr]:
+    """All values that the outputs are made of, each behind its operands."""
     order: list[Expr] = []
     seen: set[int] = set()
     stack = [(expr, False) for expr in reversed(outputs)]
@@ -334,41 +260,7 @@ def _topological(outputs: Sequence[Expr]) -> list[Expr]:
 
 def variables(*outputs: Expr) -> set[str]:
     """Names of the variables that the expressions depend on."""
-    return {expr.value for expr in _topological(outputs) if expr.op == "var"}
-
-
-def _times(a: Expr, b: Expr) -> Expr:
-    if a.op == "const" and a.value == -1:
-        return -b
-    if b.op == "const" and b.value == -1:
-        return -a
-    if b.op == "where" and b.args[1].op == "const" and b.args[2].op == "const":
-        # a choice, not a product: 0·inf must not make a NaN on the side that was not taken
-        condition, yes, no = b.args
-        return where(condition, _scaled(a, yes), _scaled(a, no))
-    return a * b
-
-
-def _scaled(a: Expr, factor: Expr) -> Expr:
-    return _ZERO if factor.value == 0 else _times(a, factor)
-
-
-def vjp(output: Expr, gradient: Expr, wrt: Sequence[Expr]) -> list[Expr]:
-    """gradient · ∂output/∂v for each variable v, by the reverse sweep over the graph."""
-    adjoint: dict[int, Expr] = {id(output): gradient}
-    for expr in reversed(_topological([output])):
-        received = adjoint.get(id(expr))
-        if received is None or not expr.args:
-            continue
-        rule = _PARTIALS.get(expr.op)
-        if rule is None:
-            continue  # comparisons and logic: no derivative flows through a truth value
-        for arg, partial in zip(expr.args, rule(expr, *expr.args), strict=True):
-            if partial is not None and arg.op != "const":
-                term = _times(received, partial)
-                known = adjoint.get(id(arg))
-                adjoint[id(arg)] = term if known is None else known + term
-    return [adjoint.get(id(v), _ZERO) for v in wrt]
+    return {expr.value for expr in topological(outputs) if expr.op == "var"}
 
 
 _OF_FLOATS = {"div", "atan2", "hypot", "copysign", "polygamma", *_CALLS} - {
@@ -380,12 +272,12 @@ _TRUTHS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
 
 def needs_floats(expr: Expr) -> bool:
     """Whether it means something in a floating dtype only: there is a fraction, a division, an exponential …"""
-    return any(e.op in _OF_FLOATS or (e.op == "const" and type(e.value) is float) for e in _topological([expr]))
+    return any(e.op in _OF_FLOATS or (e.op == "const" and type(e.value) is float) for e in topological([expr]))
 
 
 def needs_integers(expr: Expr) -> bool:
     """Whether bits are counted or moved in it: it means something in integers, and mostly in truth values, only."""
-    return any(e.op in _OF_INTEGERS for e in _topological([expr]))
+    return any(e.op in _OF_INTEGERS for e in topological([expr]))
 
 
 def is_truth(expr: Expr) -> bool:
@@ -398,7 +290,7 @@ def is_truth(expr: Expr) -> bool:
 def substitute(expr: Expr, values: dict[str, Expr]) -> Expr:
     """The same graph with variables replaced."""
     done: dict[int, Expr] = {}
-    for node in _topological([expr]):
+    for node in topological([expr]):
         if node.op == "var":
             done[id(node)] = values.get(node.value, node)
         elif node.args:
@@ -418,7 +310,7 @@ def _literal(value: Any) -> str:
 
 def emit(outputs: Sequence[Expr], suffix: str = "") -> tuple[list[str], list[str]]:
     """Python statements, one a shared value, and the text of each output. Variables keep their names + suffix."""
-    order = _topological(outputs)
+    order = topological(outputs)
     texts: dict[int, str] = {}
     lines: list[str] = []
     for expr in order:
@@ -431,10 +323,3 @@ def emit(outputs: Sequence[Expr], suffix: str = "") -> tuple[list[str], list[str
             lines.append(f"{name} = " + PRIMITIVES[expr.op].format(*(texts[id(arg)] for arg in expr.args)))
             texts[id(expr)] = name
     return lines, [texts[id(expr)] for expr in outputs]
-
-
-def check_differentiable(expr: Expr, op: str) -> None:
-    """Raise GradientError if a primitive of the formula has no derivative rule and is not a truth value."""
-    for node in _topological([expr]):
-        if node.args and node.op not in _PARTIALS and node.op not in _INFIX and node.op != "not":
-            raise GradientError(f"{op}: no derivative is known for {node.op}")

@@ -12,6 +12,7 @@ from ...errors import ConfigError, DTypeError
 from ...grad import Node, Saved, is_recording, record
 from ...kernels.elementwise import formula
 from ...kernels.elementwise.formula import Expr
+from ...kernels.elementwise.partials import check_differentiable, times, vjp
 from ...scalars import PYTHON, plain
 from ...tape.anomaly import WATCH, inspect_forward
 from ...tensor import Tensor
@@ -80,7 +81,7 @@ class Elementwise:
         if len(args) != len(self.names):
             raise TypeError(f"{self.name}: takes {', '.join(self.operands)}; got {len(args)} operands")
         if any(isinstance(a, Expr) for a in args):
-            given = {n: formula._as_expr(a) for n, a in zip(self.names, args, strict=True)}
+            given = {n: formula.as_expr(a) for n, a in zip(self.names, args, strict=True)}
             return formula.substitute(self.expr, given)
         values = [a if isinstance(a, Tensor) else self._number(a) for a in args]
         kinds = tuple([v.dtype if isinstance(v, Tensor) else v.__class__ for v in values])
@@ -159,9 +160,9 @@ class Elementwise:
                 parts = tuple(self._partials(formula.variable("y"), *xs))
                 if len(parts) != len(xs):
                     raise ConfigError(f"{self.name}: partials gave {len(parts)} derivatives for {len(xs)} operands")
-                expr = formula._times(gradient, formula._as_expr(parts[i]))
+                expr = times(gradient, formula.as_expr(parts[i]))
             else:
-                expr = formula.vjp(self.expr, gradient, [xs[i]])[0]
+                expr = vjp(self.expr, gradient, [xs[i]])[0]
             used = formula.variables(expr)
             found = self._vjp_formulas[i] = (("g", *(n for n in (*self.names, "y") if n in used)), expr)
         return found
@@ -257,7 +258,7 @@ def elementwise(
             raise ConfigError(f"{function.__name__}: truths={truths!r} must list names of its operands {names}")
         expr = _traced(function, names, function.__name__)
         if not non_differentiable:
-            formula.check_differentiable(expr, function.__name__)
+            check_differentiable(expr, function.__name__)
         op = Elementwise(
             function.__name__,
             names,

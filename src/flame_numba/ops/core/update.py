@@ -25,7 +25,7 @@ class Update:
         self.__doc__ = inspect.getdoc(function)
         names = tuple(inspect.signature(function).parameters)
         results = function(*map(formula.variable, names))
-        exprs = tuple(map(formula._as_expr, results if isinstance(results, tuple) else (results,)))
+        exprs = tuple(map(formula.as_expr, results if isinstance(results, tuple) else (results,)))
         self._targets = len(exprs)
         self._kernel = MapKernel(self.name, names, exprs)
 
