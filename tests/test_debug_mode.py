@@ -19,7 +19,7 @@ BAD = fn.asarray([0, 7, 1, -9])
 @pytest.fixture
 def quiet(monkeypatch):
     """Faults stay where kernels leave them."""
-    monkeypatch.setattr(launch, "_raise_fault", lambda device: None)
+    monkeypatch.setattr(launch, "raise_fault", lambda device: None)
     monkeypatch.setattr(launches, "known_at_once", lambda device: launches.is_debugging())
 
 

@@ -215,3 +215,9 @@ def collapse(shape: Shape, strides: Sequence[Shape]) -> tuple[Shape, list[Shape]
 
 def permute(values: Shape, axes: Shape) -> Shape:
     return tuple(values[a] for a in axes)
+
+
+def span(shape: Shape, strides: Shape) -> tuple[int, int]:
+    """Places of the lowest and the highest element, counted from the first one. No axis is empty."""
+    reaches = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
+    return sum(min(0, r) for r in reaches), sum(max(0, r) for r in reaches)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..devices import Device, cuda_device_count, current_device
 from ..dtypes import INTEGERS, DType, bool_, default_float, default_int, float32, float64
-from ..tensor import MAX_NUMPY_AXES
+from ..host_values import MAX_NUMPY_AXES
 from .data_types import isdtype
 
 _DTYPES = (bool_, *INTEGERS, float32, float64)  # those that the standard names

@@ -13,9 +13,9 @@ from ..devices import Device, current_stream
 from ..dtypes import DType, as_dtype
 from ..errors import DeviceError, ShareError
 from ..memory.blocks import ALIGNMENT
-from ..shapes import Shape, numel
+from ..shapes import Shape, numel, span
 from ..storage import ReadOnlyStorage, Storage
-from ..tensor import Tensor, new, span
+from ..tensor import Tensor, new
 
 _LEAVING: deque[tuple[Any, list[Any], Any]] = deque()  # (machine, events, owner): until the events are done
 

@@ -13,13 +13,14 @@ from ..devices import Device
 from ..devices.locks import held_over_forks
 from ..dtypes import DType, as_dtype, default_float, default_int, float32, float64
 from ..errors import ConfigError, DTypeError, ShapeError
+from ..faults import FAULTS
 from ..grad import current_tape
 from ..kernels.random import dropout_program, integers_program, normal_program, uniform_program, weights_program
 from ..kernels.reduce.associative import SUM
 from ..kernels.rows.blocks import row_threads
 from ..scalars import as_number
 from ..shapes import as_int, as_shape
-from ..tensor import FAULTS, Tensor, new
+from ..tensor import Tensor, new
 from .core.kernel_op import Primitive
 from .core.launch import run, spread
 from .core.operands import check_floating

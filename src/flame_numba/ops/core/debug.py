@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 from ...devices import Backend
 from ...errors import DeviceError, KernelError
-from ...tensor import fault_error
+from ...faults import fault_error
 
 _DEBUG: ContextVar[bool] = ContextVar("flame_numba_debug", default=False)
 

@@ -8,12 +8,13 @@ from typing import Any
 from ...devices import Backend, Device, Executable, LaunchConfig, current_stream
 from ...dtypes import DType
 from ...errors import DeviceMismatch, DTypeError
+from ...faults import raise_fault
 from ...kernels.compiler import compile as compiler
 from ...kernels.compiler.compile import Program
 from ...kernels.elementwise import map as maps
 from ...kernels.elementwise.formula import Expr
 from ...shapes import Shape, broadcast, check_sizes, collapse, expand_strides, numel, row_major
-from ...tensor import Tensor, _raise_fault, dense
+from ...tensor import Tensor, dense
 from .debug import is_debugging, settle
 
 _EXECUTABLES: dict[tuple[Any, ...], Executable] = {}
@@ -51,7 +52,7 @@ def run(
             note_use(arguments, stream)
         kernel.launch(config, tuple([a.address if isinstance(a, Tensor) else a for a in arguments]), stream)
         if may_fault and backend.kind == "cpu":  # still under the lock: no other thread gets this one's fault
-            _raise_fault(device)
+            raise_fault(device)
     if is_debugging():
         settle(backend, build.__name__.removesuffix("_program"))
 

@@ -19,8 +19,8 @@ from ...grad import Saved, follow_change, is_recomputing, is_recording
 from ...interop.foreign import ForeignBlock
 from ...references import ONE, references
 from ...scalars import plain
-from ...shapes import Shape, broadcast
-from ...tensor import Tensor, span
+from ...shapes import Shape, broadcast, span
+from ...tensor import Tensor
 from .copies import copied
 from .launch import check_element
 

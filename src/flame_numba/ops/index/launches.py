@@ -17,10 +17,11 @@ import numpy as np
 from ...devices import Device
 from ...dtypes import int64
 from ...errors import DTypeError, IndexOutOfRange
+from ...faults import FAULTS
 from ...kernels.index.gather import gather_program, resolve_program
 from ...kernels.index.scatter import join_runs_program, last_of_runs_program, merge_runs_program, walk_program
 from ...shapes import Shape, broadcast, collapse, expand_strides, numel, row_major, view_strides
-from ...tensor import FAULTS, Tensor, new
+from ...tensor import Tensor, new
 from ..core.copies import copied, copy_into
 from ..core.debug import is_debugging
 from ..core.launch import run, same_device, spread
