@@ -13,7 +13,8 @@ from typing import Any
 from .errors import DTypeError, GradientError, ShapeError
 from .grad import edge_of, enable_grad, grad, is_recording, record
 from .ops.shape.creation import zeros
-from .ops.shape.movement import reshape, stack
+from .ops.shape.joining import stack
+from .ops.shape.movement import reshape
 from .tensor import Tensor
 
 Function = Callable[..., Any]

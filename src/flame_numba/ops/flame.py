@@ -15,7 +15,7 @@ from .arrange.rearrange import moveaxis
 from .elementwise import arithmetic
 from .index import gather
 from .reduce import reductions
-from .shape import creation, movement
+from .shape import creation, joining, movement
 
 
 def _slice(self: Tensor, dim: int, start: int, end: int) -> Tensor:
@@ -53,8 +53,8 @@ STATICS: dict[str, Any] = {
         creation.asarray(data, dtype=dtype, device=device), shape
     ),
     "scalar": lambda value, device=None, dtype="float32": creation.full((), value, dtype=dtype, device=device),
-    "cat": lambda tensors, dim=0: movement.concat(tensors, dim),
-    "stack": lambda tensors, dim=0: movement.stack(tensors, dim),
+    "cat": lambda tensors, dim=0: joining.concat(tensors, dim),
+    "stack": lambda tensors, dim=0: joining.stack(tensors, dim),
 }
 
 PARAMETERS = (  # what makes a tensor of nothing: of this class it makes a Parameter, or refuses integers

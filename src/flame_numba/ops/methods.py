@@ -20,7 +20,7 @@ from .index import subscript
 from .order import prod
 from .products import linalg
 from .reduce import reductions
-from .shape import creation, movement
+from .shape import creation, joining, movement
 
 
 def _takes_part(value: Any) -> bool:
@@ -157,7 +157,7 @@ _METHODS: dict[str, Any] = {
     "broadcast_to": _shape_method(movement.broadcast_to),
     "expand": _expand,
     "clamp": limits.clip,
-    "split": movement.split,
+    "split": joining.split,
     "chunk": rearrange.chunk,
     "ones_like": creation.ones_like,
     "zeros_like": creation.zeros_like,

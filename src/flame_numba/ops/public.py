@@ -31,6 +31,7 @@ from .rows.modulation import *  # noqa: F403
 from .rows.norms import *  # noqa: F403
 from .rows.softmax import *  # noqa: F403
 from .shape.creation import *  # noqa: F403
+from .shape.joining import *  # noqa: F403
 from .shape.movement import *  # noqa: F403
 from .windows.convolution import *  # noqa: F403
 from .windows.pooling import *  # noqa: F403

@@ -18,21 +18,8 @@ from ..core.per_axis import per_axis
 from ..core.table import case, composite
 from ..index.gather import scatter_take, take
 from ..shape.creation import arange
-from ..shape.movement import (
-    broadcast_to,
-    check_widths,
-    clone,
-    concat,
-    flip,
-    narrow,
-    permute,
-    reshape,
-    split,
-    stack,
-    transpose,
-    unsqueeze,
-    with_zeros,
-)
+from ..shape.joining import concat, split, stack, with_zeros
+from ..shape.movement import broadcast_to, check_widths, clone, flip, narrow, permute, reshape, transpose, unsqueeze
 
 EVERY = (*FLOATS, *INTEGERS, bool_)
 SOME = (*FLOATS, INTEGERS[2], bool_)  # views know no dtype: a few are as good as all

@@ -22,8 +22,9 @@ from ..elementwise.arithmetic import exp
 from ..elementwise.trigonometry import cos as cos_
 from ..elementwise.trigonometry import sin as sin_
 from ..shape.creation import arange
-from ..shape.movement import concat as concat_
-from ..shape.movement import narrow, pad, reshape, stack, strided_slice, to_dtype, unsqueeze
+from ..shape.joining import concat as concat_
+from ..shape.joining import stack
+from ..shape.movement import narrow, pad, reshape, strided_slice, to_dtype, unsqueeze
 
 LAYOUTS = ("interleaved", "half")
 

@@ -17,7 +17,8 @@ from ..core.formula_op import Elementwise, elementwise, fuse
 from ..core.kernel_op import Primitive
 from ..core.launch import MapKernel
 from ..core.table import NONZERO, REALS, Domain, case, composite
-from ..shape.movement import concat, narrow, reshape
+from ..shape.joining import concat
+from ..shape.movement import narrow, reshape
 
 NUMBERS = FLOATS + INTEGERS
 

@@ -28,7 +28,8 @@ from ..reduce.reductions import Axis, _total_dtype, sum
 from ..reduce.reductions import max as reduced_max
 from ..reduce.reductions import min as reduced_min
 from ..shape.creation import arange, asarray, full, zeros
-from ..shape.movement import concat, narrow, reshape, to_dtype
+from ..shape.joining import concat
+from ..shape.movement import narrow, reshape, to_dtype
 from .scans import diff
 from .sorting import sort
 

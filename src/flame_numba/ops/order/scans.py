@@ -24,7 +24,8 @@ from ..index.orders import scan_axis, scan_chunks
 from ..reduce.reductions import _prepared as prepared
 from ..reduce.reductions import _total_dtype as total_dtype
 from ..shape.creation import arange
-from ..shape.movement import concat, contiguous, narrow, reshape
+from ..shape.joining import concat
+from ..shape.movement import contiguous, narrow, reshape
 
 NUMBERS = FLOATS + INTEGERS
 A_FEW = (float32, bfloat16, int64, uint8)  # for what is made of ops that are tested in all

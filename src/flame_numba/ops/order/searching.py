@@ -16,7 +16,8 @@ from ..elementwise.arithmetic import equal, greater, logical_and, logical_not
 from ..index.gather import take_along_axis
 from ..index.orders import coordinates, flat_nonzero, search_rows
 from ..shape.creation import asarray
-from ..shape.movement import reshape, stack, to_dtype
+from ..shape.joining import stack
+from ..shape.movement import reshape, to_dtype
 from .counting import bincount, count_nonzero, histogram
 from .sets import unique, unique_all, unique_counts, unique_inverse, unique_values
 from .sorting import sort

@@ -16,7 +16,8 @@ from ..elementwise.arithmetic import not_equal
 from ..index.gather import take
 from ..index.orders import flat_nonzero
 from ..shape.creation import full, ones
-from ..shape.movement import concat, narrow, reshape
+from ..shape.joining import concat
+from ..shape.movement import narrow, reshape
 from .scans import cumsum, diff
 from .sorting import argsort
 

@@ -17,7 +17,7 @@ from ...shapes import as_int, as_shape
 from ...tensor import Tensor, new
 from ..core.copies import fill_
 from ..core.launch import run, spread
-from .movement import stack
+from .joining import stack
 
 _PYTHON = frozenset(PYTHON)
 
