@@ -27,7 +27,7 @@ from .core.operands import check_floating
 from .core.table import case, composite
 from .elementwise.arithmetic import less, log1p, maximum, minimum, not_equal
 from .index.orders import order_rows, scan_axis, search_rows
-from .shape.creation import _place, full
+from .shape.creation import full, place_of
 from .shape.movement import contiguous, narrow, to_dtype
 
 _MASK = (1 << 64) - 1
@@ -160,7 +160,7 @@ def rand(
 
     Where the dtype holds no number in between, all are low.
     """
-    return draw_uniform("rand", new(_place(device), _floating(dtype, "rand"), as_shape(shape)), low, high, generator)
+    return draw_uniform("rand", new(place_of(device), _floating(dtype, "rand"), as_shape(shape)), low, high, generator)
 
 
 def randn(
@@ -168,7 +168,7 @@ def randn(
     generator: Generator | None = None,
 ) -> Tensor:  # fmt: skip
     """Normal numbers of the given mean and standard deviation. Raises ConfigError unless finite, the latter ≥ 0."""
-    return draw_normal("randn", new(_place(device), _floating(dtype, "randn"), as_shape(shape)), mean, std, generator)
+    return draw_normal("randn", new(place_of(device), _floating(dtype, "randn"), as_shape(shape)), mean, std, generator)
 
 
 def randint(
@@ -183,7 +183,7 @@ def randint(
     limits = np.iinfo(kind.numpy)
     if low < limits.min or high - 1 > limits.max:
         raise DTypeError(f"randint: {kind.name} holds {limits.min} … {limits.max}, not all of {low} … {high - 1}")
-    y = new(_place(device), kind, as_shape(shape))
+    y = new(place_of(device), kind, as_shape(shape))
     return _fill(integers_program, y, (_signed(low & _MASK), _signed(high - low & _MASK)), generator, 1)
 
 

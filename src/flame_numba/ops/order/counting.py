@@ -24,7 +24,7 @@ from ..elementwise.arithmetic import (
 )
 from ..index.gather import scatter_take, take
 from ..index.orders import search_rows
-from ..reduce.reductions import Axis, _total_dtype, sum
+from ..reduce.reductions import Axis, sum, total_dtype
 from ..reduce.reductions import max as reduced_max
 from ..reduce.reductions import min as reduced_min
 from ..shape.creation import arange, asarray, full, zeros
@@ -85,7 +85,7 @@ def _weighted(line: Tensor, weights: Tensor, length: int) -> Tensor:
         raise ShapeError(f"bincount: weights {weights.shape} must have the shape of x {line.shape}")
     places = to_dtype(line, int64)
     places = where(logical_and(greater_equal(places, 0), less(places, length)), places, length)
-    weights = to_dtype(weights, _total_dtype(weights, None))
+    weights = to_dtype(weights, total_dtype(weights, None))
     return narrow(scatter_take(weights, places, (length + 1,), 0), 0, 0, length)
 
 

@@ -14,16 +14,13 @@ from ...shapes import Shape, axes_tuple
 from ...tensor import Tensor
 from ..core.kernel_op import primitive
 from ..core.table import Domain, case
-from ..reduce.reductions import Axis
-from ..reduce.reductions import _keep as kept
-from ..reduce.reductions import _total as total
+from ..reduce.reductions import Axis, total_over, with_axes
 from ..shape.movement import flip, permute, reshape, to_dtype
-from .scans import _shifted as shifted
-from .scans import running_product
+from .scans import running_product, shifted
 
 
 def _prod_gradient(g: Tensor, x: Tensor, axis: Axis) -> Tensor:
-    return kept(g, x.shape, axis) * _product_of_others(x, axes_tuple(axis, x.ndim, "prod"))
+    return with_axes(g, x.shape, axis) * _product_of_others(x, axes_tuple(axis, x.ndim, "prod"))
 
 
 def _product_of_others(x: Tensor, axes: Shape) -> Tensor:
@@ -49,7 +46,7 @@ def _product_of_others(x: Tensor, axes: Shape) -> Tensor:
 )  # fmt: skip
 def prod(x: Tensor, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
     """Product over axes. Empty: 1."""
-    return total(x, PRODUCT, axis, keepdims, dtype, "prod")
+    return total_over(x, PRODUCT, axis, keepdims, dtype, "prod")
 
 
 __all__ = ["prod"]

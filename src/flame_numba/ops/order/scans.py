@@ -21,8 +21,7 @@ from ..core.table import Domain, case, composite
 from ..elementwise.arithmetic import equal, exp, logical_or, not_equal, where
 from ..index.gather import take_along_axis
 from ..index.orders import scan_axis, scan_chunks
-from ..reduce.reductions import _prepared as prepared
-from ..reduce.reductions import _total_dtype as total_dtype
+from ..reduce.reductions import prepared, total_dtype
 from ..shape.creation import arange
 from ..shape.joining import concat
 from ..shape.movement import contiguous, narrow, reshape
@@ -59,7 +58,7 @@ def _sized(shape: Shape, axis: int, n: int) -> Shape:
     return shape[:at] + (n,) + shape[at + 1 :]
 
 
-def _shifted(x: Tensor, axis: int, reverse: bool, value: float) -> Tensor:
+def shifted(x: Tensor, axis: int, reverse: bool, value: float) -> Tensor:
     """y[j] = x[j − 1], or x[j + 1] if reverse; `value` where there is none. Not empty along the axis."""
     n = x.shape[axis]
     end = new(x.device, x.dtype, _sized(x.shape, axis, 1))
@@ -143,8 +142,8 @@ def _recurrence_gradient(
     if y.numel == 0:
         return g, g
     # what a value adds to all after it: the same recurrence from the other end, by the factor of the next
-    effect = linear_recurrence(_shifted(a, axis, not reverse, 0), g, axis, not reverse)
-    return (effect * _shifted(y, axis, reverse, 0) if needs[0] else None), effect
+    effect = linear_recurrence(shifted(a, axis, not reverse, 0), g, axis, not reverse)
+    return (effect * shifted(y, axis, reverse, 0) if needs[0] else None), effect
 
 
 @primitive(
@@ -192,8 +191,8 @@ def _product_gradient(g: Tensor, x: Tensor, y: Tensor, axis: int) -> Tensor:
     # dx[k] = (product before k) · Σ_{j ≥ k} g[j] · (product of k+1 … j): no division, so right at zeros too
     if y.numel == 0:
         return g
-    after = linear_recurrence(_shifted(x, axis, True, 0), g, axis, True)
-    return _shifted(y, axis, False, 1) * after
+    after = linear_recurrence(shifted(x, axis, True, 0), g, axis, True)
+    return shifted(y, axis, False, 1) * after
 
 
 @primitive(

@@ -98,13 +98,13 @@ def _chunks(x: Tensor, outputs: int, n: int, columns: bool) -> tuple[int, int]:
     return (n, 1) if chunk >= n else (chunk, -(-n // chunk))
 
 
-def _keep(g: Tensor, x_shape: Shape, axis: Axis) -> Tensor:
+def with_axes(g: Tensor, x_shape: Shape, axis: Axis) -> Tensor:
     """A reduction's result, or its gradient, with the reduced axes as axes of size 1."""
     return reshape(g, _kept_shape(x_shape, axes_tuple(axis, len(x_shape), "sum"), True))
 
 
 def _spread(g: Tensor, x_shape: Shape, axis: Axis) -> Tensor:
-    return broadcast_to(_keep(g, x_shape, axis), x_shape)
+    return broadcast_to(with_axes(g, x_shape, axis), x_shape)
 
 
 _CASES = [
@@ -114,19 +114,19 @@ _CASES = [
 _LONG = case(np.full((8192,), 0.1, np.float32))  # errors of the same sign
 
 
-def _total_dtype(x: Tensor, dtype: Any) -> DType:
+def total_dtype(x: Tensor, dtype: Any) -> DType:
     if dtype is not None:
         return as_dtype(dtype)
     return x.dtype if x.dtype.is_floating else x.dtype.accumulator
 
 
-def _total(x: Tensor, what: Associative, axis: Axis, keepdims: bool, dtype: Any, name: str) -> Tensor:
-    out = _total_dtype(x, dtype)
-    x, compute = _prepared(x, out)
+def total_over(x: Tensor, what: Associative, axis: Axis, keepdims: bool, dtype: Any, name: str) -> Tensor:
+    out = total_dtype(x, dtype)
+    x, compute = prepared(x, out)
     return reduce_axes(x, what, axes_tuple(axis, x.ndim, name), keepdims, out, compute)
 
 
-def _prepared(x: Tensor, out: DType) -> tuple[Tensor, DType]:
+def prepared(x: Tensor, out: DType) -> tuple[Tensor, DType]:
     """(operand, dtype to combine it in) for sums and products of dtype `out`; outside the graph.
 
     Elements are cast first, as NumPy does: fractions to integers, numbers to truth values. Between floating dtypes
@@ -148,7 +148,7 @@ def _prepared(x: Tensor, out: DType) -> tuple[Tensor, DType]:
 )  # fmt: skip
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
     """Sum over axes (default all), accumulated in f32 (f64 for f64, 64 bits for integers and bool). Empty: 0."""
-    return _total(x, SUM, axis, keepdims, dtype, "sum")
+    return total_over(x, SUM, axis, keepdims, dtype, "sum")
 
 
 def _floating(x: Tensor) -> DType:
@@ -183,7 +183,7 @@ def _extreme(x: Tensor, what: Associative, axis: Axis, keepdims: bool, name: str
 
 
 def _extreme_gradient(g: Tensor, y: Tensor, x: Tensor, axis: Axis) -> Tensor:
-    return shared_gradient(_keep(g, x.shape, axis), _keep(y, x.shape, axis), x, axis)
+    return shared_gradient(with_axes(g, x.shape, axis), with_axes(y, x.shape, axis), x, axis)
 
 
 _CHOSEN = fuse(lambda x, y: f.logical_or(f.equal(x, y), f.isnan(x)))

@@ -22,7 +22,8 @@ from .joining import stack
 _PYTHON = frozenset(PYTHON)
 
 
-def _place(device: Device | str | None) -> Device:
+def place_of(device: Device | str | None) -> Device:
+    """The device that is meant, by default the current one."""
     return current_device() if device is None else Device.parse(device)
 
 
@@ -43,7 +44,7 @@ def full(shape: Any, value: Any, *, dtype: Any = None, device: Device | str | No
         kind = as_dtype(value.dtype)
     else:
         kind = bool_ if isinstance(number, bool) else default_int if isinstance(number, int) else default_float
-    return fill_(new(_place(device), kind, as_shape(shape)), number, "full")
+    return fill_(new(place_of(device), kind, as_shape(shape)), number, "full")
 
 
 def zeros(shape: Any, *, dtype: Any = None, device: Device | str | None = None) -> Tensor:
@@ -82,7 +83,7 @@ def empty_like(x: Tensor, *, dtype: Any = None, device: Device | str | None = No
 
 
 def _ramp(start: float, step: float, n: int, dtype: DType, device: Device | str | None) -> Tensor:
-    y = new(_place(device), dtype, (n,))
+    y = new(place_of(device), dtype, (n,))
     if n:
         number = float if dtype.is_floating else int
         run(y.device, iota_program, (dtype,), (y, number(start), number(step), n), spread(y.device.backend, n))
@@ -204,7 +205,7 @@ def _from_host(
 ) -> Tensor:
     if isinstance(value, (np.ndarray, np.generic)):
         host = np.asarray(value)
-        if copy is False and isinstance(value, np.ndarray) and _place(device).kind == "cpu":
+        if copy is False and isinstance(value, np.ndarray) and place_of(device).kind == "cpu":
             return _fitted(adopt_array(host), dtype, None, copy)
     else:
         host = _numbers(value, dtype)
