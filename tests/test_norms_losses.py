@@ -119,7 +119,10 @@ def by_threads(kernel, threads: int, *arguments, **names) -> None:
         "span": lambda n: 4 * threads, "load_x": lambda p, i: p[i], "load_m": lambda p, i: p[i],
         "store_y": np.ndarray.__setitem__, "store_m": np.ndarray.__setitem__, **names,
     }  # fmt: skip
-    helpers = {"block_sum": block.block_combine, "corrected": blocks.corrected}
+    helpers = {
+        "block_sum": block.block_combine, "corrected": blocks.corrected, "moved_on": channel_norms._moved_on,
+        "part_of": channel_norms._part_of,
+    }  # fmt: skip
     launch(kernel, arguments, 2, threads, words, {"shared": (threads, np.float32)}, helpers)
 
 

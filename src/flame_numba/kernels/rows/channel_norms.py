@@ -20,6 +20,7 @@ from ..language import (
     Binding,
     C,
     Helper,
+    Inline,
     Load,
     Number,
     Pointer,
@@ -32,6 +33,8 @@ from ..language import (
     load_m,
     load_w,
     load_x,
+    moved_on,
+    part_of,
     rsqrt,
     shared,
     span,
@@ -44,6 +47,20 @@ from ..reduce.reduce import SPAN
 from . import blocks
 
 
+def _moved_on(k: int, s: int, step_k: int, step_s: int, size: int) -> tuple[int, int]:
+    """Where a thread comes next, as (piece, element of it): no division in the loops."""
+    k += step_k
+    s += step_s
+    return (k + 1, s - size) if s >= size else (k, s)
+
+
+def _part_of(part: int, pieces: int, chunk: int, chunks: int) -> tuple[int, int, int]:
+    """The row of a part, the piece of the row, and the first element of the piece."""
+    piece = udiv(part, chunks)
+    row = udiv(piece, pieces)
+    return row, piece - row * pieces, (part - piece * chunks) * chunk
+
+
 def channel_norm(
     y: Pointer, mean: Pointer, variance: Pointer, x: Pointer, w: Pointer, b: Pointer, eps: Number, rows: int,
     row_stride: int, pieces: int, piece_stride: int, size: int, period: int, row_step: int, piece_step: int,
@@ -52,7 +69,7 @@ def channel_norm(
     partial = shared()
     t = thread_index()
     n = pieces * size
-    first_k = udiv(t, size)  # where a thread begins, and its step, as (piece, element): no division in the loops
+    first_k = udiv(t, size)  # where a thread begins, and its step, as (piece, element)
     first_s = t - first_k * size
     step_k = udiv(THREADS, size)
     step_s = THREADS - step_k * size
@@ -66,11 +83,7 @@ def channel_norm(
             some = C(0)
             for _ in range(begin, min(begin + step, n), THREADS):
                 some += load_x(x, base + k * piece_stride + s)
-                s += step_s
-                k += step_k
-                if s >= size:
-                    s -= size
-                    k += 1
+                k, s = moved_on(k, s, step_k, step_s, size)
             center += some
         center = block_sum(partial, center) / C(n)
         spread = C(0)
@@ -84,11 +97,7 @@ def channel_norm(
                 v = load_x(x, base + k * piece_stride + s) - center
                 some += v * v
                 left += v
-                s += step_s
-                k += step_k
-                if s >= size:
-                    s -= size
-                    k += 1
+                k, s = moved_on(k, s, step_k, step_s, size)
             spread += some
             rest += left
         rest = block_sum(partial, rest) / C(n)  # the mean was rounded: what is left corrects it
@@ -109,11 +118,7 @@ def channel_norm(
             if BIAS:
                 v += load_w(b, at + k * piece_step)
             store_y(y, i, v)
-            s += step_s
-            k += step_k
-            if s >= size:
-                s -= size
-                k += 1
+            k, s = moved_on(k, s, step_k, step_s, size)
 
 
 def channel_moments(
@@ -125,11 +130,9 @@ def channel_moments(
     t = thread_index()
     step = span(chunk)
     for part in range(block_index(), rows * pieces * chunks, block_count()):
-        piece = udiv(part, chunks)
-        begin = (part - piece * chunks) * chunk
+        row, k, begin = part_of(part, pieces, chunk, chunks)
+        base = row * row_stride + k * piece_stride
         end = min(begin + chunk, size)
-        row = udiv(piece, pieces)
-        base = row * row_stride + (piece - row * pieces) * piece_stride
         center = C(0)
         for start in range(begin + t, end, step):
             some = C(0)
@@ -203,10 +206,7 @@ def channel_apply(
 ) -> None:  # fmt: skip
     """y = (x − mean) / √(variance + eps)·w + b, a block a part."""
     for part in range(block_index(), rows * pieces * chunks, block_count()):
-        piece = udiv(part, chunks)
-        begin = (part - piece * chunks) * chunk
-        row = udiv(piece, pieces)
-        k = piece - row * pieces
+        row, k, begin = part_of(part, pieces, chunk, chunks)
         base = row * row_stride + k * piece_stride
         at = (row - udiv(row, period) * period) * row_step + k * piece_step
         center = load_m(mean, row)
@@ -229,11 +229,9 @@ def channel_sums(
     t = thread_index()
     step = span(chunk)
     for part in range(block_index(), rows * pieces * chunks, block_count()):
-        piece = udiv(part, chunks)
-        begin = (part - piece * chunks) * chunk
+        row, k, begin = part_of(part, pieces, chunk, chunks)
+        base = row * row_stride + k * piece_stride
         end = min(begin + chunk, size)
-        row = udiv(piece, pieces)
-        base = row * row_stride + (piece - row * pieces) * piece_stride
         center = load_m(mean, row)
         r = rsqrt(load_m(variance, row) + eps)
         a = C(0)
@@ -296,10 +294,7 @@ def channel_gradient(
 ) -> None:  # fmt: skip
     """dx = (g·w − mean(g·w) − x̂·mean(g·w·x̂)) / √(variance + eps), a block a part."""
     for part in range(block_index(), rows * pieces * chunks, block_count()):
-        piece = udiv(part, chunks)
-        begin = (part - piece * chunks) * chunk
-        row = udiv(piece, pieces)
-        k = piece - row * pieces
+        row, k, begin = part_of(part, pieces, chunk, chunks)
         base = row * row_stride + k * piece_stride
         center = load_m(mean, row)
         r = rsqrt(load_m(variance, row) + eps)
@@ -319,6 +314,7 @@ def _bindings(dtype: DType, weight: DType, threads: int) -> dict[str, Binding]:
         "load_x": Load(dtype, c), "load_g": Load(dtype, c), "load_w": Load(weight, c), "load_m": Load(c, c),
         "store_m": Store(c, c), "store_y": Store(dtype, c), "shared": Array(c, threads, shared=True),
         "span": SPAN, "corrected": Helper(blocks.corrected, 3, c),
+        "moved_on": Inline(_moved_on), "part_of": Inline(_part_of),
     }  # fmt: skip
 
 
