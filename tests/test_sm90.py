@@ -1,6 +1,6 @@
 """Every kernel compiles for sm_90a, without a GPU, and its machine code is what it should be.
 
-Ops run here on a device that has addresses but no memory, and says that it is a GPU: each kernel they would launch is
+Ops are rehearsed here (`devices/rehearsal.py`) on a machine that they take for a GPU: each kernel they would launch is
 compiled and linked, forward and first derivative, contiguous and strided. What is looked at:
 
 - no f64 instruction in a kernel that names no f64 (a literal that was not typed would bring them in);
@@ -17,22 +17,20 @@ from __future__ import annotations
 import gc
 import inspect
 import re
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import flame_numba as fn
 from flame_numba.devices import Device
-from flame_numba.devices.simulated import SimulatedBackend
+from flame_numba.devices.rehearsal import RehearsalDevice, RehearsalGpu
 from flame_numba.dtypes import DType
-from flame_numba.kernels.compiler import compile as compiler
+from flame_numba.errors import KernelError
+from flame_numba.kernels.compiler import listing
 from flame_numba.kernels.compiler.compile import Program
+from flame_numba.kernels.compiler.listing import Listing
 from flame_numba.kernels.language import LoadVector, StoreVector
 from flame_numba.kernels.moves.mover import Mover
 from flame_numba.ops import TABLE
@@ -44,7 +42,7 @@ from kernels_norms_losses import BY_HAND as norm_kernels
 from kernels_scans_sorts import scans_and_sorts
 from kernels_user import user_kernels
 
-machine_cuda = pytest.importorskip("flame_numba.kernels.compiler.machine_cuda", reason="needs flame-numba[cu13]")
+pytest.importorskip("flame_numba.kernels.compiler.machine_cuda", reason="needs flame-numba[cu13]")
 
 pytestmark = pytest.mark.sm90
 ARCHITECTURE = "sm_90a"
@@ -66,12 +64,23 @@ STACK_FRAMES = {
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel, and what the compiler says of it."""
+    """A kernel, and what the compiler makes and says of it."""
 
     program: Program
-    ptx: str
-    image: bytes
-    log: str
+    listing: Listing
+
+    @property
+    def ptx(self) -> str:
+        return self.listing.ptx
+
+    @property
+    def sass(self) -> str:
+        try:
+            return listing.disassemble(self.listing.cubin)
+        except KernelError as error:
+            if "not installed" in str(error):
+                pytest.skip(str(error))
+            raise
 
     @property
     def text(self) -> str:
@@ -79,51 +88,27 @@ class Compiled:
         return self.program.source or inspect.getsource(self.program.function)  # type: ignore[arg-type]
 
 
-class FakeGpu(SimulatedBackend):
-    """Looks like an H200 to the ops; launches nothing, and keeps each kernel that it is asked to load."""
-
-    kind = "cuda"
-    architecture = ARCHITECTURE
-    multiprocessors = 132
+class FakeGpu(RehearsalGpu):
+    """Looks like an H200 to the ops; launches nothing, and compiles each kernel that it is asked to load."""
 
     def __init__(self) -> None:
-        super().__init__(1 << 46)
+        super().__init__(ARCHITECTURE)
         self.compiled: list[Compiled] = []
 
-    def load(self, image: bytes, entry: str, signature: str) -> Any:
-        return self
-
-    def launch(self, *arguments: Any) -> None:
-        pass
+    def load_program(self, program: Program) -> Any:
+        if program.text() not in [c.program.text() for c in self.compiled]:  # two choices may give one program
+            self.compiled.append(Compiled(program, listing.cuda_listing(program, ARCHITECTURE)))
+        return super().load_program(program)
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeGpu:
-    backend = FakeGpu()  # a new one for each test: what was launched on another counts for nothing
-    link, load = machine_cuda.link, compiler.load
-    linked: list[tuple[str, bytes, str]] = []
-
-    def keep_link(ptx: str, architecture: str) -> tuple[bytes, str]:
-        image, log = link(ptx, architecture)
-        linked.append((ptx, image, log))
-        return image, log
-
-    def keep_load(program: Program, machine: Any) -> Any:
-        executable = load(program, machine)
-        if machine is backend and linked:  # else two choices gave one program, found in the cache
-            backend.compiled.append(Compiled(program, *linked.pop()))
-        return executable
-
-    monkeypatch.setenv("FLAME_NUMBA_CACHE", str(tmp_path / "kernels"))  # empty: all is compiled
-    monkeypatch.setattr(machine_cuda, "link", keep_link)
-    monkeypatch.setattr(compiler, "load", keep_load)
-    return backend
+def gpu() -> FakeGpu:
+    return FakeGpu()  # a new one for each test: what was launched on another counts for nothing
 
 
 @pytest.fixture
 def device(gpu: FakeGpu) -> Iterator[Device]:
-    fake = Device("cuda")
-    fake._backend = gpu
+    fake = RehearsalDevice(gpu)
     # a pool that only grows: there is no memory whose contents could be moved
     with fake, MemoryPool(fake, PoolConfig(slack=None)).use():
         yield fake
@@ -149,17 +134,14 @@ def faults(c: Compiled) -> Iterator[str]:
     if not names_f64(c.program) and not reduces and ".f64" in c.ptx:
         lines = [line.strip() for line in c.ptx.splitlines() if ".f64" in line and not line.strip().startswith(".reg")]
         yield f"{len(lines)} f64 instructions, such as {lines[:2]}"
-    frame, stores, loads = map(int, re.search(_REPORT, c.log).groups())  # type: ignore[union-attr]
-    if stores or loads:
-        yield f"spills {stores} bytes"
-    if frame and not reduces and c.program.name not in STACK_FRAMES:
-        yield f"a stack frame of {frame} bytes"
+    taken = listing.resources(c.listing)
+    if taken.spill_bytes:
+        yield f"spills {taken.spill_bytes} bytes"
+    if taken.stack_bytes and not reduces and c.program.name not in STACK_FRAMES:
+        yield f"a stack frame of {taken.stack_bytes} bytes"
     for word, kind in (("ld", LoadVector), ("st", StoreVector)):
         if _wants_vectors(c, kind) and not _has_vectors(c.ptx, word):
             yield f"no 16-byte {word}.global"
-
-
-_REPORT = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
 
 
 def _wants_vectors(c: Compiled, kind: type) -> bool:
@@ -365,51 +347,28 @@ def test_by_hand(launches: Callable[[DType], None], dtype: DType, gpu: FakeGpu, 
 
 
 # --- the machine code itself ---------------------------------------------------------------------------------------
-def _nvdisasm() -> str:
-    """NVIDIA's disassembler, from the toolkit on PATH or from its wheel."""
-    found = shutil.which("nvdisasm")
-    try:
-        files = metadata.files("nvidia-cuda-nvdisasm") or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if not found and file.name in ("nvdisasm", "nvdisasm.exe"):
-            found = str(file.locate())
-    if not found:
-        pytest.skip("nvdisasm is not installed (pip install nvidia-cuda-nvdisasm)")
-    return found
-
-
-def disassemble(image: bytes, folder: Path) -> str:
-    path = folder / "kernel.cubin"
-    path.write_bytes(image)
-    return subprocess.run([_nvdisasm(), "-c", str(path)], check=True, capture_output=True, text=True).stdout
-
-
 # DADD, DMUL, DFMA, DSETP, DMNMX; conversions from and to F64; the seeds of f64 reciprocals and roots
 F64_SASS = re.compile(r"\b(D(?:ADD|MUL|FMA|SETP|MNMX)\b\S*|\w+\.[\w.]*F64[\w.]*|MUFU\.\w+64H)")
 LOCAL_SASS = re.compile(r"\b(?:STL|LDL)\b")
 
 
-def test_a_chunk_is_read_before_it_is_called_read(gpu: FakeGpu, device: Device, tmp_path: Path) -> None:
+def test_a_chunk_is_read_before_it_is_called_read(gpu: FakeGpu, device: Device) -> None:
     """Moving: eight loads in flight, a barrier that depends on them, then the flag; 1,024 threads a multiprocessor."""
     moves(fn.float32)
     (compiled,) = gpu.compiled
-    sass = disassemble(compiled.image, tmp_path)
-    steps = re.findall(r"LDG\.E\.128|STG\.E\.128|BAR\.RED\.OR\S* 0x0, !?P\d|STG\.E\.64\.STRONG\.GPU", sass)
+    steps = re.findall(r"LDG\.E\.128|STG\.E\.128|BAR\.RED\.OR\S* 0x0, !?P\d|STG\.E\.64\.STRONG\.GPU", compiled.sass)
     loads, stores = ["LDG.E.128"] * 8, ["STG.E.128"] * 8
     assert [s.partition(" ")[0].partition(".DEFER")[0] for s in steps] == [
         *loads, "BAR.RED.OR", "STG.E.64.STRONG.GPU", *stores,
     ]  # fmt: skip
-    registers = int(re.search(r"Used (\d+) registers", compiled.log).group(1))  # type: ignore[union-attr]
-    assert 512 * registers * 2 <= 65536
+    assert 512 * listing.resources(compiled.listing).registers * 2 <= 65536
 
 
-def check_sass(gpu: FakeGpu, folder: Path) -> None:
+def check_sass(gpu: FakeGpu) -> None:
     for c in gpu.compiled:
         if REDUCES_ARGUMENTS.search(c.text):
             continue
-        sass = disassemble(c.image, folder)
+        sass = c.sass
         assert not LOCAL_SASS.search(sass), f"{c.program.name}: local memory"
         if not names_f64(c.program):
             assert not F64_SASS.findall(sass), c.program.name
@@ -428,17 +387,15 @@ SASS_OPS: dict[str, Callable[[DType], Any]] = {
 
 @pytest.mark.parametrize("dtype", QUICK, ids=lambda d: d.name)
 @pytest.mark.parametrize("op", SASS_OPS)
-def test_machine_code(op: str, dtype: DType, gpu: FakeGpu, device: Device, tmp_path: Path) -> None:
+def test_machine_code(op: str, dtype: DType, gpu: FakeGpu, device: Device) -> None:
     SASS_OPS[op](dtype)
     assert gpu.compiled
-    check_sass(gpu, tmp_path)
+    check_sass(gpu)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", (*QUICK, *SLOW), ids=lambda d: d.name)
 @pytest.mark.parametrize("launches", BY_HAND, ids=lambda f: f.__name__)
-def test_all_machine_code(
-    launches: Callable[[DType], None], dtype: DType, gpu: FakeGpu, device: Device, tmp_path: Path
-) -> None:
+def test_all_machine_code(launches: Callable[[DType], None], dtype: DType, gpu: FakeGpu, device: Device) -> None:
     launches(dtype)
-    check_sass(gpu, tmp_path)
+    check_sass(gpu)

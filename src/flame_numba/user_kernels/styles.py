@@ -157,9 +157,10 @@ class LanguageKernel(Kernel):
 
     def _load(self, kinds: tuple[DType | str, ...], threads: int) -> Executable:
         backend, program = self.device.backend, self.program(kinds, threads)
+        if backend.kind != "cpu":
+            return compiler.load(program, backend)
         image, entry = compiler.machine_code(program, backend.kind, backend.architecture)
-        if backend.kind == "cpu":
-            numba_style.prepare_host(self.name, image)
+        numba_style.prepare_host(self.name, image)
         return backend.load(image, entry, program.signature)
 
     def program(self, kinds: tuple[DType | str, ...], threads: int) -> Program:

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from ...devices import Backend, Executable
+from ...devices.rehearsal import Rehearsal
 from ...dtypes import DType
 from ...errors import KernelError
 from .. import language
@@ -39,6 +40,7 @@ _COMMON = (
     "machine_cuda.py",
     "compile.py",
 )
+_T = TypeVar("_T")
 _COMPILE_LOCK = threading.RLock()  # Numba's compiler is not re-entrant
 
 
@@ -167,6 +169,8 @@ def digest(text: str, architecture: str) -> str:
 
 def load(program: Program, backend: Backend) -> Executable:
     """The program as an executable of this machine, from the disk cache or compiled now."""
+    if isinstance(backend, Rehearsal):
+        return backend.load_program(program)
     image, entry = machine_code(program, backend.kind, backend.architecture)
     return backend.load(image, entry, program.signature)
 
@@ -299,13 +303,13 @@ def _rebind(function: Any, names: Mapping[str, Any], name: str) -> FunctionType:
     return copy
 
 
-def _apart(work: Callable[[], tuple[bytes, str]]) -> tuple[bytes, str]:
+def _apart(work: Callable[[], _T]) -> _T:
     """The result of `work`, done in a thread of its own.
 
     Numba leaves exceptions behind that refer to their frames and to themselves. In the caller's thread these frames
     would lead on to the caller's, and its tensors would stay alive until Python collects garbage.
     """
-    outcome: list[tuple[bytes, str] | BaseException] = []
+    outcome: list[_T | BaseException] = []
 
     def run() -> None:
         try:
@@ -325,17 +329,25 @@ def _apart(work: Callable[[], tuple[bytes, str]]) -> tuple[bytes, str]:
     return found
 
 
-def _compile(program: Program, kind: str, architecture: str, key: str) -> tuple[bytes, str]:
+def body(program: Program) -> Any:
+    """The kernel as a Python function, its free names without a meaning yet."""
+    if program.function is not None:
+        return program.function
+    scope: dict[str, Any] = {}
+    exec(compile(program.source, f"<{program.name}>", "exec"), scope)
+    return scope["kernel"]
+
+
+def bound(program: Program, kind: str, key: str) -> tuple[FunctionType, tuple[Any, ...]]:
+    """The kernel with a meaning for every name, and Numba's types of its arguments: all that a compiler of Numba takes.
+
+    key: the digest of all that decides the machine code. It is part of the symbols, since many kernels are loaded into
+    one process.
+    """
     module = _machine(kind)
     names = dict(_names(kind, program.compute))
     names["THREADS"] = program.threads if kind == "cuda" else 1
     _bind_all(program, module.MACHINE, names, key[:16])
-    function: Any = program.function
-    if function is None:
-        scope: dict[str, Any] = {}
-        exec(compile(program.source, f"<{program.name}>", "exec"), scope)
-        function = scope["kernel"]
-    symbol = f"{program.name}_{key[:16]}"  # unique: many kernels are loaded into one process
     types = module.MACHINE.types
     number = module.MACHINE.compute_type(program.compute)
     arguments = tuple(
@@ -346,7 +358,13 @@ def _compile(program: Program, kind: str, architecture: str, key: str) -> tuple[
         else number
         for a in program.arguments
     )
+    return _rebind(body(program), names, f"{program.name}_{key[:16]}"), arguments
+
+
+def _compile(program: Program, kind: str, architecture: str, key: str) -> tuple[bytes, str]:
+    function, arguments = bound(program, kind, key)
     try:
-        return module.compile_kernel(_rebind(function, names, symbol), arguments, program.threads, architecture)
+        code: tuple[bytes, str] = _machine(kind).compile_kernel(function, arguments, program.threads, architecture)
+        return code
     except Exception as error:
         raise KernelError(f"{program.name} does not compile for {kind} {architecture}: {error}") from error

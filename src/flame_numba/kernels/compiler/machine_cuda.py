@@ -183,7 +183,16 @@ def compile_kernel(
     function: FunctionType, arguments: tuple[Any, ...], threads: int, architecture: str
 ) -> tuple[bytes, str]:
     """Machine code (cubin) for an architecture such as "sm_90a", and the name of its entry."""
-    major, minor, suffix = re.fullmatch(r"sm_(\d+)(\d)([a-z]?)", architecture).groups()  # type: ignore[union-attr]
+    ptx, entry = compile_ptx(function, arguments, threads, architecture)
+    return link(ptx, architecture)[0], entry
+
+
+def compile_ptx(function: FunctionType, arguments: tuple[Any, ...], threads: int, architecture: str) -> tuple[str, str]:
+    """PTX for an architecture, and the name of its entry."""
+    found = re.fullmatch(r"sm_(\d+)(\d)([a-z]?)", architecture)
+    if found is None:
+        raise KernelError(f"architecture={architecture!r}: expected a name such as 'sm_90a'")
+    major, minor, suffix = found.groups()
     capability = (int(major), int(minor), suffix) if suffix else (int(major), int(minor))
     ptx, _ = cuda.compile(
         function,
@@ -194,8 +203,7 @@ def compile_kernel(
         output="ptx",
         launch_bounds=threads,
     )
-    entry = re.search(r"\.entry\s+([\w$]+)\s*\(", ptx).group(1)  # type: ignore[union-attr]
-    return link(ptx, architecture)[0], entry
+    return ptx, re.search(r"\.entry\s+([\w$]+)\s*\(", ptx).group(1)  # type: ignore[union-attr]
 
 
 def link(ptx: str, architecture: str) -> tuple[bytes, str]:

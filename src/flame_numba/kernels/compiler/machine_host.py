@@ -162,6 +162,11 @@ def compile_kernel(
     function: FunctionType, arguments: tuple[Any, ...], threads: int, architecture: str
 ) -> tuple[bytes, str]:
     """Object code and the name of its entry."""
-    context = cpu_target.typing_context, cpu_target.target_context
-    compiled = compile_extra(*context, function, arguments, types.void, _flags(), {})
+    compiled = compile_library(function, arguments)
     return compiled.library._get_compiled_object(), compiled.fndesc.llvm_func_name
+
+
+def compile_library(function: FunctionType, arguments: tuple[Any, ...]) -> Any:
+    """What Numba's compiler returns: `library` holds the machine code, `fndesc` its names."""
+    context = cpu_target.typing_context, cpu_target.target_context
+    return compile_extra(*context, function, arguments, types.void, _flags(), {})
