@@ -5,7 +5,7 @@ The public names, and nothing else. Importing touches no GPU and does not import
 
 import sys as _sys
 
-from . import amp, array_api, grad, nn, optim, tensor
+from . import amp, array_api, grad, kernel_objects, kernels, nn, optim, tensor
 from . import gpu as cuda
 from .amp import GradScaler
 from .callable_module import make_callable as _make_callable
@@ -76,6 +76,7 @@ from .user_kernels import Kernel, Launch, ensure_kernel, launch_kernel
 
 _make_callable(grad, grad.grad)
 _make_callable(tensor, _asarray)
+kernels.get, kernels.list = kernel_objects.get, kernel_objects.list_kernels
 
 __version__ = "0.1.0"
 
@@ -150,6 +151,7 @@ __all__ = [
     "is_recording",
     "jacobian",
     "jvp",
+    "kernels",
     "launch_kernel",
     "memory_tag",
     "nn",
