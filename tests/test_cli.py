@@ -189,3 +189,50 @@ def test_pool_show_of_nothing_saved(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert re.search(r"^  limit +None$", printed, re.M) and re.search(r"^  cpu +\S.* free of ", printed, re.M)
     assert "flame-numba pool show pool.pickle" in printed
+
+
+# --- kernel -------------------------------------------------------------------------------------------------------
+KERNEL = ["kernel", "softmax", "--dtype", "bfloat16", "--shape", "8x4096", "--architecture", "sm_90a"]
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main([*KERNEL, *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_kernel_shows_source_assembly_machine_code_and_resources(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("flame_numba.kernels.compiler.machine_cuda", reason="needs flame-numba[cu13]")
+    assert "def softmax(y: Pointer, x: Pointer, rows: int, n: int)" in shown(capsys)
+    assert shown(capsys, "--show", "source") == shown(capsys)
+    assert ".target sm_90a" in shown(capsys, "--show", "ptx")
+    assert re.search(r"^registers +\d+$", shown(capsys, "--show", "resources"), re.M)
+    status, said = main([*KERNEL, "--show", "sass"]), capsys.readouterr()
+    assert "EXIT" in said.out if status == 0 else "nvdisasm is not installed" in said.err
+
+
+def test_kernels_of_the_backward_pass_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["--dtype", "float32", "--shape", "64x32", "--shape", "32x10", "--architecture", "sm_90a"]
+    assert main(["kernel", "matmul", *chosen, "--gradient", "--layout", "strided", "--all"]) == 0
+    heads = [line for line in capsys.readouterr().out.splitlines() if line.startswith("<kernel ")]
+    assert len(heads) > 1 and all(re.search(r" for sm_90a>, launched as \d+ × 256 threads$", head) for head in heads)
+    assert "softmax" in shown(capsys, "--architecture", "cpu", "--show", "assembly")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sofmax"], "flame-numba: kernels: there is no op named 'sofmax'; did you mean softmax"),
+        (["exp", "--dtype", "float"], "flame-numba kernel: argument --dtype: expected one of "),
+        (["exp", "--shape", "8by3"], "flame-numba kernel: argument --shape: expected a whole number"),
+        (["exp", "--architecture", "H100"], "flame-numba: kernels: architecture must be 'cpu' or a name such as"),
+        (
+            ["exp", "--architecture", "cpu", "--show", "ptx"],
+            "flame-numba: map_exp_v1: ptx, sass, resources are of",
+        ),
+    ],
+)
+def test_kernel_refuses_what_makes_no_sense(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["kernel", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(message)

@@ -1,4 +1,4 @@
-"""The command `flame-numba`: what is here, trainings on real data, and a look into memory pools."""
+"""The command `flame-numba`: what is here, trainings on real data, a look into memory pools and into kernels."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from .devices import Device, cuda_device_count, explain_missing_cuda
+from .dtypes import ALL, DType
 from .errors import FlameError
 from .kernels.compiler.compile import cache_folder
+from .kernels.compiler.listing import Resources
 from .memory.stats import format_bytes
 
 PACKAGES = ("flame-numba", "numpy", "numba", "numba-cuda", "llvmlite", "cuda-bindings")
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="flame-numba", description="A tensor runtime for NVIDIA GPUs, written in Python on Numba.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="{info,train,pool}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="{info,train,pool,kernel}")
     info = commands.add_parser("info", help="devices, versions, kernel cache")
     info.set_defaults(run=_info)
     train = commands.add_parser("train", help="train a network on real data")
@@ -62,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     views = pool.add_subparsers(title="what to do", required=True, metavar="{show,replay}")
     _add_show(views.add_parser("show", help="draw the segments of a saved snapshot, as text"))
     _add_replay(views.add_parser("replay", help="run a trace of allocations on a new pool"))
+    _add_kernel(commands.add_parser("kernel", help="show a kernel: its source, assembly, machine code, resources"))
     return parser
 
 
@@ -107,6 +110,39 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", metavar="BYTES", help="the pool's, as 8589934592 or '8 GiB' (default: none)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_replay)
+
+
+def _add_kernel(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("op", metavar="OP", help="the name of an op, such as softmax")
+    parser.add_argument("--dtype", type=_dtype, default="float32", metavar="DTYPE", help="default: %(default)s")
+    parser.add_argument(
+        "--show", choices=("source", "ptx", "sass", "resources", "assembly"), default="source",
+        help="default: %(default)s; assembly: of the CPU device",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shape", type=_shape, action="append", default=[], metavar="AxB",
+        help="of an operand, as 8x4096; once for each operand (default: an example of the op's own tests)",
+    )  # fmt: skip
+    parser.add_argument("--gradient", action="store_true", help="the kernel of the backward pass")
+    parser.add_argument(
+        "--layout", choices=("contiguous", "strided"), default="contiguous", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--architecture", metavar="ARCH", help="sm_90a and the like, or cpu (default: the GPU's, or sm_90a)"
+    )
+    parser.add_argument("--all", action="store_true", help="all kernels that the op launches, not only the last")
+    parser.set_defaults(run=_kernel)
+
+
+def _dtype(text: str) -> DType:
+    found = next((dtype for dtype in ALL if dtype.name == text), None)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(d.name for d in ALL)}, got {text!r}")
+    return found
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(_positive(size) for size in text.split("x"))
 
 
 def _any_device(text: str) -> Device:
@@ -225,6 +261,25 @@ def _replay(arguments: argparse.Namespace) -> None:
 
     result = replay(arguments.trace, arguments.device, PoolConfig(limit=arguments.limit))
     print(json.dumps(result.as_json()) if arguments.json else result)
+
+
+# --- kernel -------------------------------------------------------------------------------------------------------
+def _kernel(arguments: argparse.Namespace) -> None:
+    from .kernel_objects import list_kernels
+
+    kernels = list_kernels(
+        arguments.op, arguments.dtype, *arguments.shape, gradient=arguments.gradient, layout=arguments.layout,
+        architecture=arguments.architecture,
+    )  # fmt: skip
+    for kernel in kernels if arguments.all else kernels[-1:]:
+        if arguments.all:
+            print(f"{kernel}, launched as {kernel.blocks} × {kernel.threads} threads")
+        shown = getattr(kernel, arguments.show)
+        print(shown.strip() if isinstance(shown, str) else _resources(shown))
+
+
+def _resources(resources: Resources) -> str:
+    return "\n".join(f"{name:<22}{value}" for name, value in dataclasses.asdict(resources).items())
 
 
 if __name__ == "__main__":

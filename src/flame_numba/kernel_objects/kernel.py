@@ -137,4 +137,5 @@ def kernel_of(note: Noted, architecture: str) -> LibraryKernel:
         Parameter(name, kind, None if isinstance(kind, DType) else value)
         for name, kind, value in zip(names, program.arguments, note.arguments, strict=True)
     )
-    return LibraryKernel(program, architecture, note.config, parameters)
+    config = LaunchConfig(1) if architecture == "cpu" else note.config  # there, one thread does it all
+    return LibraryKernel(program, architecture, config, parameters)
