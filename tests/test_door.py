@@ -1,4 +1,4 @@
-"""The door to Numba: decision 11 lists every module that imports it and every name that is imported, and no other does."""
+"""The door to Numba: decision 11 lists every module that imports it, and every name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "flame_numba"
-PAGE = ROOT / "docs" / "decisions" / "0011-the-compiler-behind-a-door.md"
+PAGE = ROOT / "docs" / "decisions" / "0012-the-compiler-behind-a-door.md"
 BEHIND = {"numba", "llvmlite"}
 
 
@@ -25,7 +25,8 @@ def imports(path: Path) -> set[str]:
 
 def test_the_page_lists_all_that_is_imported_of_numba() -> None:
     used = {str(path.relative_to(PACKAGE)): imports(path) for path in PACKAGE.rglob("*.py")}
-    rows = re.findall(r"^\| `([\w/]+\.py)` \| (.*?) \|", PAGE.read_text(encoding="utf-8"), re.M)
+    section = PAGE.read_text(encoding="utf-8").partition("## What we use of it")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([\w/]+\.py)` \| (.*?) \|", section, re.M)
     listed = {path: set(re.findall(r"`([\w.]+)`", names)) for path, names in rows}
     assert listed == {path: names for path, names in used.items() if names}
 

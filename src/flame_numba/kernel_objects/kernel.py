@@ -67,7 +67,7 @@ class LibraryKernel:
     @property
     def source(self) -> str:
         """Python: what its free names mean, the functions that it calls, and the kernel itself."""
-        return listing.source(self.program)
+        return listing.source(self.program, "cpu" if self.architecture == "cpu" else "cuda")
 
     @property
     def ptx(self) -> str:

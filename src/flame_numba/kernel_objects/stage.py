@@ -21,6 +21,8 @@ class Stage:
         self.architecture = architecture
         self.backend = _machine(architecture)
         self.device = RehearsalDevice(self.backend)
+        # a pool that only grows: there is no memory whose contents could be moved
+        self._pool = MemoryPool(self.device, PoolConfig(slack=None))
         self._lock = threading.Lock()
 
     def perform(self, work: Callable[[], None]) -> list[Noted]:
@@ -35,9 +37,11 @@ class Stage:
         self.backend.launches.clear()
 
     def _inside(self, work: Callable[[], None]) -> None:
-        # a pool that only grows: there is no memory whose contents could be moved
-        with self.device, MemoryPool(self.device, PoolConfig(slack=None)).use():
-            work()
+        with self.device, self._pool.use():
+            try:
+                work()
+            finally:
+                self._pool.trim()
 
 
 def _machine(architecture: str) -> RehearsalGpu | RehearsalHost:

@@ -130,16 +130,16 @@ def _nvdisasm() -> str:
     return found
 
 
-def source(program: Program) -> str:
+def source(program: Program, kind: str = "cuda") -> str:
     """The kernel as Python: what its free names mean, as comments, the functions that it calls, and itself."""
-    meanings = [f"# {name} = {_meaning(value)}" for name, value in _values(program)]
+    meanings = [f"# {name} = {_meaning(value)}" for name, value in _values(program, kind)]
     kernel = program.source.strip() if program.function is None else _text(program.function)
     return "\n\n\n".join(["\n".join(meanings), *_helpers(program), kernel]) + "\n"
 
 
-def _values(program: Program) -> Iterator[tuple[str, Any]]:
+def _values(program: Program, kind: str) -> Iterator[tuple[str, Any]]:
     yield "C", program.compute
-    yield "THREADS", program.threads
+    yield "THREADS", program.threads if kind == "cuda" else 1
     for name, value in program.bindings.items():
         if not isinstance(value, language.Helper | language.Inline | language.Function):
             yield name, value
