@@ -40,7 +40,8 @@ def dispatcher(program: Program) -> Any:
     exec(f"def wrapper({given}):\n    kernel_({', '.join(values)})\n", scope)
     function = compiler._rebind(scope["wrapper"], names, program.name)
     function.__doc__ = f"{program.name}({given}): arrays on the device for pointers, numbers for the rest."
-    return cuda.jit(launch_bounds=program.threads)(function)
+    # not optimised once more when it is linked: its machine code is made as that of `machine_cuda` is
+    return cuda.jit(launch_bounds=program.threads, lto=False)(function)
 
 
 def _conversion(program: Program, parameter: str, argument: DType | str) -> Any:
