@@ -1,4 +1,4 @@
-"""The door to Numba: decision 11 lists every module that imports it, and every name."""
+"""The door to Numba: decision 12 lists every module that imports it, and every name."""
 
 from __future__ import annotations
 
