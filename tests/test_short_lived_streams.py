@@ -198,7 +198,8 @@ def test_a_block_may_outlive_its_stream(backend: str, end: str) -> None:
     again = machine.new_stream()
     assert again == stream
     for block in blocks:
-        use(block, again)  # in order with what it was given before; nobody has to note it
+        # as it was allocated there, nobody has to note it
+        machine.use(again, block.address, block.nbytes, block)
     event = machine.record_event(again)
     machine.wait_event(0, event)
     machine.use(0, blocks[2].address, blocks[2].nbytes, blocks[2])
