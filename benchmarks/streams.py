@@ -4,8 +4,8 @@
 
 `new stream`: made, entered, a small op run in it, dropped. `all at once`: the same after so many lived together.
 `launch`: a small op in a stream, on an operand of that stream or of stream 0; `new operand`: made for each launch, and
-timed with it. `block`: `Block.record_stream` alone, said again. Each is the median of 200, of the round of five with the
-smallest median; the short-lived streams of the rounds themselves come on top of those that a row names.
+timed with it. `block`: `Block.record_stream` alone, said again. Each is the median of 200, of the best of five rounds;
+the short-lived streams of the rounds themselves come on top of those that a row names.
 """
 
 from __future__ import annotations
