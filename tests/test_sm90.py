@@ -93,11 +93,15 @@ class FakeGpu(RehearsalGpu):
 
     def __init__(self) -> None:
         super().__init__(ARCHITECTURE)
-        self.compiled: list[Compiled] = []
+        self._compiled: dict[str, Compiled] = {}  # two choices may give one program
+
+    @property
+    def compiled(self) -> list[Compiled]:
+        return list(self._compiled.values())
 
     def load_program(self, program: Program) -> Any:
-        if program.text() not in [c.program.text() for c in self.compiled]:  # two choices may give one program
-            self.compiled.append(Compiled(program, listing.cuda_listing(program, ARCHITECTURE)))
+        if (text := program.text()) not in self._compiled:
+            self._compiled[text] = Compiled(program, listing.cuda_listing(program, ARCHITECTURE))
         return super().load_program(program)
 
 
