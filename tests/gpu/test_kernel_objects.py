@@ -121,7 +121,7 @@ def test_a_strided_kernel_walks_the_array_that_the_view_is_of(dtype: DType, cuda
 
 @named(FLOATS)
 @pytest.mark.parametrize(
-    ("shape", "axis"), [((3, 7), 1), ((64, 1000), 1), ((64, 1000), 0), ((1000, 33), 0)], ids=lambda v: str(v)
+    ("shape", "axis"), [((3, 7), 1), ((64, 1000), 1), ((64, 1000), 0), ((60, 33), 0)], ids=lambda v: str(v)
 )
 @pytest.mark.parametrize("op", ["sum", "max"])
 def test_a_reduction(op: str, shape: tuple[int, ...], axis: int, dtype: DType, cuda: Any) -> None:
