@@ -17,9 +17,10 @@ from flame_numba.kernels.compiler import compile as compiler
 from flame_numba.kernels.elementwise import map as maps
 from flame_numba.kernels.elementwise.formula import trace
 from flame_numba.kernels.moves import mover
-from flame_numba.kernels.products.matmul import Tile, matmul_program
+from flame_numba.kernels.products.matmul import MATMUL, matmul_program
 from flame_numba.kernels.reduce.associative import Associative
 from flame_numba.kernels.reduce.reduce import reduce_program
+from flame_numba.kernels.tile.micro import Tile
 
 
 @pytest.fixture
@@ -121,9 +122,11 @@ def test_the_general_matmul_agrees_with_blas(dtype, shape):
     a, b = (rng.normal(size=s).astype(dtype.numpy) for s in ((m, k), (k, n)))
     y = np.zeros((m, n), dtype.numpy)
     program = matmul_program(dtype, dtype, dtype, dtype.accumulator, Tile(8, 8, 64, 8, 8))
-    numbers = (1, 1, m, n, k, 0, 0, k, 1, 0, 0, n, 1)
+    arguments = MATMUL.pack(
+        y=y.ctypes.data, a=(a.ctypes.data, 0, 0, k, 1), b=(b.ctypes.data, 0, 0, n, 1), size=(1, 1, m, n, k)
+    )
     kernel = compiler.load(program, Device.cpu().backend)
-    kernel.launch(LaunchConfig(1), (y.ctypes.data, a.ctypes.data, b.ctypes.data, *numbers), 0)
+    kernel.launch(LaunchConfig(1), arguments, 0)
     expected = a.astype(np.float64) @ b.astype(np.float64)
     assert np.abs(y.astype(np.float64) - expected).max() <= 4 * max(dtype.eps, 1e-15) * np.abs(expected).max()
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import flame_numba as fn
-from flame_numba.kernels.products.matmul import Tile
-from flame_numba.kernels.windows.convolve import FORWARD, HOST_TILE, INPUT, WEIGHT
+from flame_numba.kernels.tile.micro import HOST_TILE, Tile
+from flame_numba.kernels.windows.convolve import FORWARD, INPUT, WEIGHT
 from flame_numba.ops.core.per_axis import positions, volumes
 from flame_numba.ops.windows import convolution_paths as paths
 from flame_numba.ops.windows.convolution_primitives import (

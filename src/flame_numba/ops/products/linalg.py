@@ -10,7 +10,8 @@ import numpy as np
 
 from ...dtypes import FLOATS, INTEGERS, DType, promote
 from ...errors import ConfigError, ShapeError
-from ...kernels.products.matmul import HOST_TILE, cuda_tile, matmul_program
+from ...kernels.products.matmul import MATMUL, cuda_tile, matmul_program
+from ...kernels.tile.micro import HOST_TILE
 from ...shapes import broadcast, collapse, numel
 from ...tensor import Tensor, expanded, new
 from ..core.copies import copied, copy_into, fill_
@@ -33,11 +34,10 @@ def general_matmul(y: Tensor, a: Tensor, b: Tensor, compute: DType) -> None:
     tile = HOST_TILE if y.device.kind == "cpu" else cuda_tile(m, n)
     batches = numel(batch)
     blocks = batches * -(-m // tile.m) * -(-n // tile.n)
-    run(
-        y.device, matmul_program, (a.dtype, b.dtype, y.dtype, compute, tile),
-        (y, a, b, batches, sizes[1], m, n, k, *walk_a, *a.strides[-2:], *walk_b, *b.strides[-2:]),
-        blocks, tile.threads,
-    )  # fmt: skip
+    arguments = MATMUL.pack(
+        y=y, a=(a, *walk_a, *a.strides[-2:]), b=(b, *walk_b, *b.strides[-2:]), size=(batches, sizes[1], m, n, k)
+    )
+    run(y.device, matmul_program, (a.dtype, b.dtype, y.dtype, compute, tile), arguments, blocks, tile.threads)
 
 
 def _host_view(x: Tensor) -> np.ndarray[Any, Any]:

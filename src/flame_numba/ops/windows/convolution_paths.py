@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from ...dtypes import DType
-from ...kernels.products.matmul import Tile
+from ...kernels.tile.micro import Tile
 from ...kernels.windows import convolve as gathering
 from ...kernels.windows import unfold as columns
 from ...kernels.windows.convolve import FORWARD, INPUT, WEIGHT
@@ -45,8 +45,12 @@ class Geometry:
         return self.channels * numel(self.kernel)
 
     @property
+    def axes(self) -> tuple[Shape, ...]:
+        return self.size, self.kernel, self.out, self.stride, self.padding, self.dilation
+
+    @property
     def numbers(self) -> Shape:
-        return (*self.size, *self.kernel, *self.out, *self.stride, *self.padding, *self.dilation)
+        return tuple(n for three in self.axes for n in three)
 
 
 # --- the host: columns and BLAS -----------------------------------------------------------------------------------
@@ -174,12 +178,12 @@ def gather(
         WEIGHT: ((geo.rows * a.strides[1], a.strides[1], a.strides[0], *a.strides[2:]), (block, geo.taps, 0)),
     }[mode]
     inner = geo.rows if mode == INPUT else geo.channels
-    run(
-        y.device, gathering.gather_product_program, (mode, a.dtype, b.dtype, target.dtype, tile),
-        (target, a, b, geo.groups, splits, chunk, rows, cols, depth, *geo.numbers, *apart, *a_strides,
-         inner * b.strides[1], *b.strides, y.numel, *y_strides),
-        tiles * splits, tile.threads,
+    arguments = gathering.GATHER.pack(
+        y=target, a=(a, *a_strides), b=(b, inner * b.strides[1], *b.strides), to=(y.numel, *y_strides),
+        size=(geo.groups, splits, chunk, rows, cols, depth), geo=(*geo.axes, apart),
     )  # fmt: skip
+    program = (mode, a.dtype, b.dtype, target.dtype, tile)
+    run(y.device, gathering.gather_product_program, program, arguments, tiles * splits, tile.threads)
     if splits > 1:
         copy_into(y, add_up(target, axis=0))
 
