@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ...dtypes import DType, bool_, float64, uint64
 from ..compiler.compile import Program
-from ..language import Array, Helper, Load, Store
-from ..random import philox
-from .forward import accumulate, attention, bring, draw, fold, mark, marked
-from .gradients import delta, dropout_factors
+from ..language import Array, Load, Store
+from ..tile.arguments import Arguments, Group, group, integers, operand
+from ..tile.micro import micro_tile
+from .forward import attention
+from .gradients import bias_gradient, delta, dropout_factors, key_gradient, query_gradient
 
 
 @dataclass(frozen=True)
@@ -57,21 +60,36 @@ class Variant:
     tile: Tile
 
 
-_CALL = {  # by kernel: its pointers, integers and operands with strides
-    "attention": ("y" + "xxx" + "c" + "mb", 12, 6),
-    "query_gradient": ("y" + "xxxx" + "cc" + "mb", 12, 7),
-    "key_gradient": ("yy" + "xxxx" + "cc" + "mb", 12, 8),
-    "bias_gradient": ("xxxx" + "ccc" + "mb", 17, 6),
-}
+_AXES = "batch head row column"
+_GROUPS: dict[str, str | Group] = {  # what the kernels are called with, by the names of their parameters
+    **{name: operand("x", _AXES) for name in ("o", "dq", "dk", "dv", "q", "k", "v", "g")},
+    "mask": operand("mask", _AXES), "bias": operand("bias", _AXES),
+    "lse": "c", "delta": "c", "db": "c", "scale": "number",
+    "dropout": group(p="number", kept="number", seed="int", offset="int"),
+    "size": integers("batches heads group m n d e"),  # group: heads of q for each of k
+    "seen": integers("diagonal has_mask has_bias"),
+    "along": integers("splits b h i j"),  # b … j: whether the bias has the axis, or is broadcast along it
+}  # fmt: skip
+
+
+def _arguments(kernel: Callable[..., None]) -> Arguments:
+    return Arguments(kernel, **{name: _GROUPS[name] for name in inspect.signature(kernel).parameters})
+
+
+ARGUMENTS = {kernel: _arguments(kernel) for kernel in (attention, query_gradient, key_gradient, bias_gradient)}
+DELTA = Arguments(
+    delta, y="c", g=operand("x", _AXES), o=operand("x", _AXES), size=integers("heads m e rows")
+)  # fmt: skip
+DROPOUT_FACTORS = Arguments(dropout_factors, y="c", rows="int", n="int", dropout=_GROUPS["dropout"])
 
 
 def _bindings(variant: Variant, keys_first: bool) -> dict[str, Any]:
     dtype, tile = variant.dtype, variant.tile
-    c, side, ty = dtype.accumulator, tile.size // tile.t, tile.wide * tile.t // tile.size
-    staged = max(2 * tile.depth * tile.stride, tile.rows * tile.wide, tile.size * side)
+    c, across, ty = dtype.accumulator, tile.size // tile.t, tile.wide * tile.t // tile.size
+    staged = max(2 * tile.depth * tile.stride, tile.rows * tile.wide, tile.size * across)
     private = {
-        "own_s": tile.t**2, "own_u": tile.t**2, "own_top": tile.t, "own_total": tile.t, "own_left": tile.t,
-        "own_right": tile.t, "own_wide": ty, "own_first": tile.t * max(ty, tile.t), "own_second": tile.t * ty,
+        "own_s": tile.t**2, "own_u": tile.t**2, "own_top": tile.t, "own_total": tile.t, "own_wide": ty,
+        "own_first": tile.t * max(ty, tile.t), "own_second": tile.t * ty,
     }  # fmt: skip
     return {
         "load_x": Load(dtype, c), "load_bias": Load(variant.bias, c), "load_mask": Load(bool_, bool_),
@@ -79,49 +97,31 @@ def _bindings(variant: Variant, keys_first: bool) -> dict[str, Any]:
         "shared_stage": Array(c, staged, shared=True), "shared_tile": Array(c, tile.size * tile.stride, shared=True),
         "shared_factors": Array(c, tile.size * tile.stride if variant.dropout else 1, shared=True),
         **{name: Array(c, length, shared=False) for name, length in private.items()},
-        "SIZE": tile.size, "T": tile.t, "SIDE": side, "BK": tile.depth, "KV": tile.rows, "STRIDE": tile.stride,
+        **micro_tile(c, tile.t, tile.t, across),
+        "SIZE": tile.size, "T": tile.t, "BK": tile.depth, "KV": tile.rows, "STRIDE": tile.stride,
         "WIDE": tile.wide, "TY": ty, "GROUP": min(4, ty),
-        "DROPOUT": variant.dropout, "KEYS_FIRST": keys_first, **random_words(),
-        "bring": Helper(bring, 3, None), "accumulate": Helper(accumulate, 3, None),
-        "fold": Helper(fold, 3, None), "mark": Helper(mark, 3, None), "marked": Helper(marked, 2, c),
-        "draw": Helper(draw, 3, None),
+        "DROPOUT": variant.dropout, "KEYS_FIRST": keys_first, **_RANDOM,
     }  # fmt: skip
 
 
-def random_words() -> dict[str, Any]:
-    """The generator, and what it is called with."""
-    return {"own_words": Array(uint64, 4, shared=False), "U": uint64, "philox": Helper(philox, 3, None)}
+_RANDOM: dict[str, Any] = {"own_words": Array(uint64, 4, shared=False), "U": uint64}
 
 
-def program(function: Any, variant: Variant) -> Program:
-    """`attention`, or a kernel of `attention_gradients`."""
-    pointers, integers, operands = _CALL[function.__name__]
-    kinds: dict[str, DType] = {
-        "x": variant.dtype,
-        "y": variant.dtype,
-        "c": variant.dtype.accumulator,
-        "m": bool_,
-        "b": variant.bias,
-    }
-    arguments: tuple[DType | str, ...] = (
-        *(kinds[p] for p in pointers),
-        *("number",) * 3,
-        *("int",) * (integers + 4 * operands),
-    )
-    name = "attention" if function is attention else f"attention_{function.__name__}"
-    bindings = _bindings(variant, keys_first=function.__name__ == "key_gradient")
+def program(kernel: Callable[..., None], variant: Variant) -> Program:
+    """`attention`, or a kernel of `gradients`."""
+    name = "attention" if kernel is attention else f"attention_{kernel.__name__}"
     c = variant.dtype.accumulator
-    return Program(name, arguments, c, bindings, function=function, threads=variant.tile.threads)
+    elements = {"x": variant.dtype, "c": c, "mask": bool_, "bias": variant.bias}
+    bindings = _bindings(variant, keys_first=kernel is key_gradient)
+    return ARGUMENTS[kernel].program(name, elements, c, bindings, variant.tile.threads)
 
 
 def delta_program(dtype: DType) -> Program:
     c = dtype.accumulator
     bindings = {"load_x": Load(dtype, c), "store_s": Store(c, c), "shared_tile": Array(c, 32, shared=True)}
-    arguments = (c, dtype, dtype, *("int",) * 12)
-    return Program("attention_delta", arguments, c, bindings, function=delta, threads=32)
+    return DELTA.program("attention_delta", {"x": dtype, "c": c}, c, bindings, threads=32)
 
 
 def dropout_factors_program(dtype: DType) -> Program:
-    arguments = (dtype, "number", "number", *("int",) * 4)
-    bindings = {"store_s": Store(dtype, dtype), **random_words()}
-    return Program("attention_dropout", arguments, dtype, bindings, function=dropout_factors)
+    bindings = {"store_s": Store(dtype, dtype), **_RANDOM}
+    return DROPOUT_FACTORS.program("attention_dropout", {"c": dtype}, dtype, bindings)

@@ -259,7 +259,7 @@ def _names(kind: str, compute: DType) -> dict[str, Any]:
 
 
 def _bind_all(program: Program, machine: Any, names: dict[str, Any], tag: str) -> None:
-    """Add what the program binds, in the order that one may use another: values, helpers, block functions."""
+    """Add what the program binds, in the order that one may use another: values, block functions, helpers."""
     from . import intrinsics
 
     compute = program.compute
@@ -275,18 +275,24 @@ def _bind_all(program: Program, machine: Any, names: dict[str, Any], tag: str) -
             names[name] = intrinsics.inline_function(machine, _rebind(spec.function, names, f"{name}_{tag}"))
         else:
             names[name] = intrinsics.bind(machine, spec)
-    for name, (function, arity, given, returns) in functions.items():
-        body = _rebind(function, names, f"{name}_{tag}")
-        names[name] = intrinsics.python_function(machine, body, arity, given, returns)
-    combines = {"block_combine": names.get("combine")}
     if compute.kind != "bool":
         for name, function in (("block_sum", block.add), ("block_max", block.largest)):
             body = _rebind(function, names, f"{name}_of_two_{tag}")
-            combines[name] = intrinsics.python_function(machine, body, 2, compute, compute)
-    for name, combine in combines.items():
-        if combine is not None:
-            body = _rebind(block.block_combine, {**names, "combine": combine}, f"{name}_{tag}")
-            names[name] = intrinsics.block_function(machine, body, compute)
+            of_two = intrinsics.python_function(machine, body, 2, compute, compute)
+            names[name] = _collective(machine, names, of_two, compute, f"{name}_{tag}")
+    for name, (function, arity, given, returns) in functions.items():
+        body = _rebind(function, names, f"{name}_{tag}")
+        names[name] = intrinsics.python_function(machine, body, arity, given, returns)
+    if "combine" in names:
+        names["block_combine"] = _collective(machine, names, names["combine"], compute, f"block_combine_{tag}")
+
+
+def _collective(machine: Any, names: dict[str, Any], combine: Any, compute: DType, name: str) -> Any:
+    """What the threads of a block call together, to combine their values."""
+    from . import intrinsics
+
+    body = _rebind(block.block_combine, {**names, "combine": combine}, name)
+    return intrinsics.block_function(machine, body, compute)
 
 
 def _rebind(function: Any, names: Mapping[str, Any], name: str) -> FunctionType:

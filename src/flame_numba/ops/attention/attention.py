@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,56 +70,55 @@ class Call:
         return programs.tile_for(self.device.kind, self.dtype, columns, gradients)
 
     def launch(
-        self, kernel: Callable[..., None], tile: programs.Tile, results: Sequence[Tensor], given: Sequence[Tensor],
-        rows: Sequence[Tensor],
+        self, kernel: Callable[..., None], tile: programs.Tile, results: Mapping[str, Tensor],
+        given: Mapping[str, Tensor], rows: Mapping[str, Tensor],
     ) -> None:  # fmt: skip
-        """results, given: operands with strides, before and after q, k and v; rows: those with a number a row."""
-        height, columns = results[0].shape[-2], max(x.shape[-1] for x in results)
-        blocks = results[0].shape[-3] * -(-height // tile.size) * -(-columns // tile.wide)  # for one of the batch
-        for number, batch, piece in self.pieces([*results, self.q, self.k, self.v, *given, *self.masks()]):
-            self.launch_piece(kernel, tile, batch * blocks, number, batch, piece, rows, ())
+        """By the names of the kernel's parameters. rows: operands with a number a row; the others have strides."""
+        shapes = [x.shape for x in results.values()]
+        height, columns = shapes[0][-2], max(shape[-1] for shape in shapes)
+        blocks = shapes[0][-3] * -(-height // tile.size) * -(-columns // tile.wide)  # for one of the batch
+        for number, batch, piece in self.pieces({**results, **self.operands(), **given}):
+            self.launch_piece(kernel, tile, batch * blocks, number, batch, piece, rows)
 
-    def masks(self) -> list[Tensor]:
-        """Mask and bias, or something in their place that no kernel reads."""
-        return [self.q if x is None else x for x in (self.mask, self.bias)]
+    def operands(self) -> dict[str, Tensor]:
+        """What every kernel reads; in place of a mask or bias that is not there, something that no kernel reads."""
+        mask, bias = (self.q if x is None else x for x in (self.mask, self.bias))
+        return {"q": self.q, "k": self.k, "v": self.v, "mask": mask, "bias": bias}
 
-    def pieces(self, operands: Sequence[Tensor]) -> Iterator[tuple[int, int, list[Tensor]]]:
+    def pieces(self, operands: Mapping[str, Tensor]) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
         """(number, size of batch, operands with one batch axis), for each index of the axes that do not merge into it.
 
         Mostly one; more where a mask is broadcast along some of several batch axes.
         """
-        sizes, walks = collapse(self.batch, [x.strides[:-3] for x in operands])
+        sizes, walks = collapse(self.batch, [x.strides[:-3] for x in operands.values()])
         for number, index in enumerate(itertools.product(*map(range, sizes[:-1]))):
             starts = [sum(i * s for i, s in zip(index, walk, strict=False)) for walk in walks]
             yield (
                 number,
                 sizes[-1],
-                [
-                    x.alias((sizes[-1], *x.shape[-3:]), (walk[-1], *x.strides[-3:]), x.offset + start)
-                    for x, walk, start in zip(operands, walks, starts, strict=True)
-                ],
+                {
+                    name: x.alias((sizes[-1], *x.shape[-3:]), (walk[-1], *x.strides[-3:]), x.offset + start)
+                    for (name, x), walk, start in zip(operands.items(), walks, starts, strict=True)
+                },
             )
 
     def launch_piece(
         self, kernel: Callable[..., None], tile: programs.Tile, blocks: int, number: int, batch: int,
-        piece: list[Tensor], rows: Sequence[Tensor], integers: Sequence[int],
+        piece: Mapping[str, Tensor], rows: Mapping[str, Tensor], **more: Any,
     ) -> None:  # fmt: skip
         each = batch * self.heads * self.m  # rows of a piece
-        rows = [x.alias((each,), (1,), x.offset + number * each) if x.shape == self.rows else x for x in rows]
         bias = self.dtype if self.bias is None else self.bias.dtype
-        variant = programs.Variant(self.dtype, bias, self.setting.dropout > 0, tile)
         setting = self.setting
-        run(
-            self.device, programs.program, (kernel, variant),
-            (
-                *piece[:-2], *rows, *piece[-2:], *setting.numbers,
-                batch, self.heads, self.heads // max(1, self.kv_heads), self.m, self.n, self.d, self.e,
-                setting.diagonal, self.mask is not None, self.bias is not None,
-                setting.seed, setting.offset + number * each * -(-self.n // 4), *integers,
-                *(s for x in piece for s in x.strides),
-            ),
-            blocks, tile.threads,
+        scale, p, kept = setting.numbers
+        arguments = programs.ARGUMENTS[kernel].pack(
+            **{name: (x, *x.strides) for name, x in piece.items()},
+            **{name: x.alias((each,), (1,), x.offset + number * each) for name, x in rows.items()},
+            scale=scale, dropout=(p, kept, setting.seed, setting.offset + number * each * -(-self.n // 4)),
+            size=(batch, self.heads, self.heads // max(1, self.kv_heads), self.m, self.n, self.d, self.e),
+            seen=(setting.diagonal, self.mask is not None, self.bias is not None), **more,
         )  # fmt: skip
+        variant = programs.Variant(self.dtype, bias, setting.dropout > 0, tile)
+        run(self.device, programs.program, (kernel, variant), arguments, blocks, tile.threads)
 
 
 def _like(x: Tensor, rows: int, columns: int) -> Tensor:
@@ -136,7 +135,7 @@ def _forward(
     call = Call(q, k, v, mask, bias, setting)
     y, lse = _like(call.q, call.m, call.e), call.statistics()
     if y.numel:
-        call.launch(forward, call.tile(call.e), [y], [], [lse])
+        call.launch(forward, call.tile(call.e), {"o": y}, {}, {"lse": lse})
     return y, {"lse": lse}
 
 
@@ -164,12 +163,13 @@ _attend.name = "attention"
 
 def _delta(call: Call, g: Tensor, y: Tensor) -> Tensor:
     delta = call.statistics()
-    for number, batch, piece in call.pieces([g, y]):
+    for number, batch, piece in call.pieces({"g": g, "o": y}):
         each = batch * call.heads * call.m
-        row = delta.alias((each,), (1,), number * each)
-        strides = (s for x in piece for s in x.strides)
         if each:
-            arguments = (row, *piece, call.heads, call.m, call.e, each, *strides)
+            arguments = programs.DELTA.pack(
+                y=delta.alias((each,), (1,), number * each), size=(call.heads, call.m, call.e, each),
+                **{name: (x, *x.strides) for name, x in piece.items()},
+            )  # fmt: skip
             run(call.device, programs.delta_program, (call.dtype,), arguments, each, 32)
     return delta
 
@@ -177,7 +177,8 @@ def _delta(call: Call, g: Tensor, y: Tensor) -> Tensor:
 def _query_gradient(call: Call, g: Tensor, lse: Tensor, delta: Tensor) -> Tensor:
     dq = _like(call.q, call.m, call.d)
     if dq.numel:
-        call.launch(backward.query_gradient, call.tile(call.d, 1), [dq], [g], [lse, delta])
+        rows = {"lse": lse, "delta": delta}
+        call.launch(backward.query_gradient, call.tile(call.d, 1), {"dq": dq}, {"g": g}, rows)
     return dq
 
 
@@ -185,7 +186,7 @@ def _key_gradients(call: Call, g: Tensor, lse: Tensor, delta: Tensor) -> tuple[T
     dk, dv = _like(call.k, call.n, call.d), _like(call.v, call.n, call.e)
     if dk.numel or dv.numel:
         tile = call.tile(max(call.d, call.e), 2)
-        call.launch(backward.key_gradient, tile, [dk, dv], [g], [lse, delta])
+        call.launch(backward.key_gradient, tile, {"dk": dk, "dv": dv}, {"g": g}, {"lse": lse, "delta": delta})
     return dk, dv
 
 
@@ -195,8 +196,8 @@ def _bias_gradient(call: Call, bias: Tensor, g: Tensor, lse: Tensor, delta: Tens
     if not total.numel or not numel((*call.rows, call.n)):
         return total
     target = expanded(total, (*call.rows, call.n))
-    for number, batch, piece in call.pieces([target, call.q, call.k, call.v, g, *call.masks()]):
-        part = piece[0]
+    for number, batch, piece in call.pieces({"target": target, **call.operands(), "g": g}):
+        part = piece.pop("target")
         sizes = tuple(n if s else 1 for n, s in zip(part.shape, part.strides, strict=True))
         tile = call.tile(0, 1)
         kept = sizes[0] * sizes[1] * -(-sizes[2] // tile.size) * -(-sizes[3] // tile.size)
@@ -204,8 +205,8 @@ def _bias_gradient(call: Call, bias: Tensor, g: Tensor, lse: Tensor, delta: Tens
         splits = max(1, 4 * call.device.backend.multiprocessors // kept) if sizes != part.shape else 1
         found = new(call.device, call.dtype.accumulator, (splits, *sizes))
         call.launch_piece(
-            backward.bias_gradient, tile, splits * kept, number, batch, piece[1:], [lse, delta, found],
-            [splits, *(s != 0 for s in part.strides)],
+            backward.bias_gradient, tile, splits * kept, number, batch, piece, {"lse": lse, "delta": delta},
+            db=found, along=(splits, *(s != 0 for s in part.strides)),
         )  # fmt: skip
         into = part.alias(sizes, part.strides, part.offset)
         copy_into(into, sum_(found, axis=0) + into)
@@ -262,7 +263,8 @@ def dropout_factors(scores: Tensor, setting: Setting) -> Tensor:
     y = new(scores.device, scores.dtype.accumulator, scores.shape)
     if y.numel:
         rows, n = y.numel // y.shape[-1], y.shape[-1]
-        arguments = (y, *setting.numbers[1:], rows, n, setting.seed, setting.offset)
+        dropout = (*setting.numbers[1:], setting.seed, setting.offset)
+        arguments = programs.DROPOUT_FACTORS.pack(y=y, rows=rows, n=n, dropout=dropout)
         blocks = spread(y.device.backend, rows * -(-n // 4))
         run(y.device, programs.dropout_factors_program, (y.dtype,), arguments, blocks)
     return y
