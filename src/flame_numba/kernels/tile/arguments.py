@@ -77,6 +77,11 @@ def _form(names: tuple[str, ...]) -> type:
     return namedtuple("Values", names)
 
 
+def _plain(kind: Group) -> int:
+    """How many values a group has that holds no others; −1 for one that does."""
+    return -1 if any(isinstance(inner, Group) for _, inner in kind.fields) else len(kind.fields)
+
+
 def group(**fields: str | Group) -> Group:
     return Group(tuple(fields.items()))
 
@@ -101,6 +106,9 @@ class Arguments:
         self.name = body.__name__
         self.groups = group(**groups)
         self.flat = tuple(self.groups.flat())
+        self._order: list[tuple[str, Any, int | None]] = [
+            (name, kind, _plain(kind) if isinstance(kind, Group) else None) for name, kind in groups.items()
+        ]
 
     def types(self, elements: Mapping[str, DType]) -> tuple[DType | str, ...]:
         """A program's `arguments`. elements: the dtype of each kind of elements that pointers lead to."""
@@ -112,12 +120,18 @@ class Arguments:
     def pack(self, **values: Any) -> tuple[Any, ...]:
         """The arguments of a launch: for each group its values, a sequence, in the order of its names."""
         given: list[Any] = []
-        try:
-            self.groups.extend(given, [values.pop(name) for name, _ in self.groups.fields], self.name)
-        except KeyError as missing:
-            raise KernelError(f"{self.name}: {missing.args[0]} is missing") from None
-        if values:
-            raise KernelError(f"{self.name}: takes no {', '.join(values)}")
+        for name, kind, plain in self._order:
+            if name not in values:
+                raise KernelError(f"{self.name}: {name} is missing")
+            value = values[name]
+            if plain is None:
+                given.append(value)
+            elif len(value) == plain:  # the short way: most groups hold no others
+                given += value
+            else:
+                kind.extend(given, value, f"{self.name}.{name}")
+        if len(values) != len(self._order):
+            raise KernelError(f"{self.name}: takes no {', '.join(values.keys() - dict(self.groups.fields))}")
         return tuple(given)
 
     @functools.cached_property
