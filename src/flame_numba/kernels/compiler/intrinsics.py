@@ -33,6 +33,7 @@ class Machine:
     float_to_bfloat: Callable[[ir.IRBuilder, ir.Value], ir.Value]
     shared_array: Callable[[ir.IRBuilder, ir.Type, int], ir.Value]
     result_type: Callable[[Any, FunctionType, tuple[Any, ...]], Any]  # (typing context, function, argument types)
+    compile_part: Callable[[Any, ir.IRBuilder, FunctionType, Any], Any]  # (context, builder, function, signature)
 
     def compute_type(self, dtype: DType) -> Any:
         """Numba's type of a value in a kernel."""
@@ -304,9 +305,7 @@ def llvm_function(machine: Machine, name: str, dtype: DType) -> Any:
 
 
 def _call_python(machine: Machine, context: Any, b: ir.IRBuilder, function: Any, signature: Any, args: Any) -> Any:
-    # without Numba's cache: it knows a function by its code, and ours share code under different bindings
-    compiled = context.compile_subroutine(b, function, signature, flags=machine.flags(), caching=False)
-    return context.call_internal(b, compiled.fndesc, signature, args)
+    return context.call_internal(b, machine.compile_part(context, b, function, signature), signature, args)
 
 
 def binary_llvm(machine: Machine, dtype: DType, build: Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]) -> Any:
@@ -375,14 +374,20 @@ def block_function(machine: Machine, function: FunctionType, compute: DType) -> 
 
 def bind(machine: Machine, spec: Any) -> Any:
     """The compiled meaning of one binding of a program that is no function of Python's."""
-    makers: dict[type, Callable[[Machine, Any], Any]] = {
-        Load: load,
-        Store: store,
-        LoadVector: load_vector,
-        StoreVector: store_vector,
-        Array: array,
-    }
     if isinstance(spec, DType):
         return machine.compute_type(spec)
-    maker = makers.get(type(spec))
-    return maker(machine, spec) if maker else spec
+    return _bind(machine, spec) if type(spec) in _MAKERS else spec
+
+
+_MAKERS: dict[type, Callable[[Machine, Any], Any]] = {
+    Load: load,
+    Store: store,
+    LoadVector: load_vector,
+    StoreVector: store_vector,
+    Array: array,
+}
+
+
+@functools.cache  # Numba keeps every intrinsic for ever, and takes time to register one
+def _bind(machine: Machine, spec: Any) -> Any:
+    return _MAKERS[type(spec)](machine, spec)

@@ -69,7 +69,7 @@ def host_assembly(program: Program, architecture: str) -> str:
 
     def make() -> str:
         function, arguments = compiler.bound(program, "cpu", _key(program, architecture))
-        text: str = machine.compile_library(function, arguments).library.get_asm_str()
+        text: str = machine.assembly(function, arguments)
         return text
 
     return _compiled(program, architecture, make)

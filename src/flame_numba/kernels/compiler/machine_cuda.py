@@ -55,6 +55,12 @@ def _result_type(typingctx: Any, function: FunctionType, arguments: tuple[Any, .
     return type_inference_stage(typingctx, cuda_target.target_context, code, arguments, None).return_type
 
 
+def _compile_part(context: Any, b: ir.IRBuilder, function: FunctionType, signature: Any) -> Any:
+    """Numba's description of a function that the kernel being compiled calls."""
+    # without Numba's cache: it knows a function by its code, and ours share code under different bindings
+    return context.compile_subroutine(b, function, signature, flags=_flags(), caching=False).fndesc
+
+
 MACHINE = Machine(
     types,
     intrinsic,
@@ -64,6 +70,7 @@ MACHINE = Machine(
     float_to_bfloat=_convert("cvt.rn.bf16.f32 $0, $1;", "=h,f", I16),
     shared_array=_shared_array,
     result_type=_result_type,
+    compile_part=_compile_part,
 )
 
 

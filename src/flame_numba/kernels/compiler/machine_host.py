@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, compiler, types
-from numba.core.compiler import Flags, compile_extra
+from numba.core import cgutils, compiler, types, typing
+from numba.core.codegen import CPUCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder, Flags, compile_extra
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.extending import _Intrinsic
 from numba.core.registry import cpu_target
 from numba.core.typed_passes import type_inference_stage
 from numba.extending import intrinsic
@@ -44,8 +48,106 @@ def _flags() -> Flags:
     flags = Flags()
     flags.no_cpython_wrapper = True
     flags.no_cfunc_wrapper = True
+    flags.no_compile = True  # by Numba's own engine, which runs what it compiles: `_Library.emit` does it
     flags.error_model = "numpy"
     return flags
+
+
+class _Typing(typing.Context):
+    """Numba's typing context for the host, that remembers what Numba's own functions return for which operands.
+
+    To find out what the sum of two numbers is, Numba asks some twenty templates, most of them NumPy's, each time:
+    a fifth of the time of a compile.
+    """
+
+    def __init__(self) -> None:
+        self.__dict__ = cpu_target.typing_context.__dict__  # its very state, one method differs
+        self._remembered: dict[tuple[Any, tuple[Any, ...]], Any] = {}
+
+    def resolve_function_type(self, func: Any, args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
+        if kws or not _is_settled(func.typing_key if isinstance(func, types.Function) else func):
+            return super().resolve_function_type(func, args, kws)
+        key = func, args  # it holds `func`, which holds the implementations of the signatures that it gave
+        found = self._remembered.get(key)
+        if found is None:
+            found = self._remembered[key] = super().resolve_function_type(func, args, kws)
+        return found
+
+
+def _is_settled(function: Any) -> bool:
+    """Whether nobody gives it another meaning later, as `numba.extending.overload` may to a function of the user's."""
+    settled = ("_operator", "builtins", "math")
+    return isinstance(function, (_Intrinsic, str)) or getattr(function, "__module__", "") in settled  # "getiter"
+
+
+# A rewrite of expressions of arrays, of which kernels have none, and a report of threads.
+_NEEDLESS = {"NopythonRewrites", "DumpParforDiagnostics"}
+_OF_CLOSURES = {"InlineClosureLikes"}
+
+
+class _Compiler(CompilerBase):
+    """Numba's passes without those that find nothing to do in our kernels; each of them analyses the function anew."""
+
+    def define_pipelines(self) -> list[Any]:
+        constants = self.state.func_id.code.co_consts
+        return [_passes(any(isinstance(constant, CodeType) for constant in constants))]
+
+
+@functools.cache
+def _passes(closures: bool) -> Any:
+    """The passes of a function that does, or does not, define another one. They keep nothing of what they compile."""
+    state = CompilerBase(_TYPING, cpu_target.target_context, None, (), types.void, _flags(), {}).state
+    manager = DefaultPassBuilder.define_nopython_pipeline(state)
+    needless = _NEEDLESS if closures else _NEEDLESS | _OF_CLOSURES
+    manager.passes = [(each, said) for each, said in manager.passes if each.__name__ not in needless]
+    manager.finalize()
+    return manager
+
+
+class _Library(CPUCodeLibrary):
+    """A kernel and its parts as one module of LLVM: optimised once, as a whole, and emitted as an object file.
+
+    Numba's own libraries are one for every part: each is optimised, compiled to machine code that nobody runs, and
+    kept in Numba's engine for the life of the process, which is slower the more it holds.
+    """
+
+    def add_llvm_module(self, ll_module: Any) -> None:
+        # Numba's passes for single functions stay: without them some loops are not vectorised later
+        ll_module.data_layout = self._codegen._data_layout
+        manager, builder = self._codegen._function_pass_manager()
+        for function in ll_module.functions:
+            if not function.is_declaration:
+                manager.run(function, builder)
+        self._final_module.link_in(ll_module)
+
+    def emit(self, entry: str) -> bytes:
+        """The object file. Of its names it shows only the entry."""
+        with global_compiler_lock:
+            image: bytes = self._codegen._tm.emit_object(self._optimized(entry))
+        return image
+
+    def emit_assembly(self, entry: str) -> str:
+        """The same as text."""
+        with global_compiler_lock:
+            text: str = self._codegen._tm.emit_assembly(self._optimized(entry))
+        return text
+
+    def _optimized(self, entry: str) -> Any:
+        self._entry = entry
+        self.finalize()
+        return self._final_module
+
+    def _optimize_final_module(self) -> None:
+        for defined in (*self._final_module.functions, *self._final_module.global_variables):
+            if not defined.is_declaration and defined.name != self._entry:
+                defined.linkage = "internal"  # so what is inlined everywhere is not compiled on its own
+        # Numba has a cheaper pass before, to count references; kernels have none
+        manager, builder = self._codegen._module_pass_manager()
+        manager.run(self._final_module, builder)
+
+    def _finalize_final_module(self) -> None:
+        self._verify_declare_only_symbols()
+        self._finalized = True
 
 
 def _copysign(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
@@ -73,8 +175,21 @@ def _result_type(typingctx: Any, function: FunctionType, arguments: tuple[Any, .
     return type_inference_stage(typingctx, cpu_target.target_context, code, arguments, None).return_type
 
 
+def _compile(library: Any, function: FunctionType, arguments: tuple[Any, ...], result: Any) -> Any:
+    """Numba's description of a function, compiled into the library."""
+    context = cpu_target.target_context
+    return compile_extra(
+        _TYPING, context, function, arguments, result, _flags(), {}, library=library, pipeline_class=_Compiler
+    ).fndesc
+
+
+def _compile_part(context: Any, b: ir.IRBuilder, function: FunctionType, signature: Any) -> Any:
+    return _compile(context.active_code_library, function, signature.args, signature.return_type)
+
+
+_TYPING = _Typing()
 MACHINE = Machine(
-    types, intrinsic, _flags, _half_to_float, _float_to_half, _float_to_bfloat, stack_array, _result_type
+    types, intrinsic, _flags, _half_to_float, _float_to_half, _float_to_bfloat, stack_array, _result_type, _compile_part
 )  # fmt: skip
 
 
@@ -162,11 +277,16 @@ def compile_kernel(
     function: FunctionType, arguments: tuple[Any, ...], threads: int, architecture: str
 ) -> tuple[bytes, str]:
     """Object code and the name of its entry."""
-    compiled = compile_library(function, arguments)
-    return compiled.library._get_compiled_object(), compiled.fndesc.llvm_func_name
+    library, entry = _compiled(function, arguments)
+    return library.emit(entry), entry
 
 
-def compile_library(function: FunctionType, arguments: tuple[Any, ...]) -> Any:
-    """What Numba's compiler returns: `library` holds the machine code, `fndesc` its names."""
-    context = cpu_target.typing_context, cpu_target.target_context
-    return compile_extra(*context, function, arguments, types.void, _flags(), {})
+def assembly(function: FunctionType, arguments: tuple[Any, ...]) -> str:
+    """The machine code of a kernel, as text."""
+    library, entry = _compiled(function, arguments)
+    return library.emit_assembly(entry)
+
+
+def _compiled(function: FunctionType, arguments: tuple[Any, ...]) -> tuple[_Library, str]:
+    library = _Library(cpu_target.target_context.codegen(), function.__qualname__)
+    return library, _compile(library, function, arguments, types.void).llvm_func_name
