@@ -33,6 +33,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=["cpu", "cuda"], default="cpu", help="the device that tests run on")
 
 
+# Modules with tests of many seconds each, in processes of their own: pages of the docs, first and second starts.
+LONG = ("test_docs", "test_cli", "test_compile", "test_user_kernels")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long tests first: begun last, one of them keeps one core busy while the others have nothing left to do."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--device") == "cuda" and (missing := _missing_cuda()):
         raise pytest.UsageError(f"--device cuda: {missing}")
