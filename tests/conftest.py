@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.set_threshold(50_000, 20, 50)  # a compile makes many objects and drops them: collecting took a tenth of its time
     if config.getoption("--device") == "cuda" and (missing := _missing_cuda()):
         raise pytest.UsageError(f"--device cuda: {missing}")
 
