@@ -304,8 +304,19 @@ def llvm_function(machine: Machine, name: str, dtype: DType) -> Any:
     return call
 
 
-def _call_python(machine: Machine, context: Any, b: ir.IRBuilder, function: Any, signature: Any, args: Any) -> Any:
-    return context.call_internal(b, machine.compile_part(context, b, function, signature), signature, args)
+def _call_python(
+    machine: Machine, context: Any, b: ir.IRBuilder, function: Any, signature: Any, args: Any,
+    made: dict[Any, Any] | None = None,
+) -> Any:  # fmt: skip
+    """made: what the function was compiled to in this program, by signature, for its next call."""
+    part = None if made is None else made.get(signature)
+    if part is None:
+        part = machine.compile_part(context, b, function, signature)
+        if made is not None:
+            made[signature] = part
+    elif part.library is not context.active_code_library:
+        context.active_code_library.add_linking_library(part.library)
+    return context.call_internal(b, part.fndesc, signature, args)
 
 
 def binary_llvm(machine: Machine, dtype: DType, build: Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]) -> Any:
@@ -330,10 +341,12 @@ def python_function(
     given: the type that its operands are converted to (None: they stay as they are); returns: None for nothing.
     """
     result = machine.types.void if returns is None else machine.compute_type(returns)
+    # a helper belongs to one program; a function of formulas, whose operands are converted, to all
+    made: dict[Any, Any] | None = {} if given is None else None
 
     def build(typingctx: Any, *args: Any) -> Any:
         def codegen(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
-            return _call_python(machine, context, b, function, signature, values)
+            return _call_python(machine, context, b, function, signature, values, made)
 
         return result(*(args if given is None else [machine.compute_type(given)] * arity)), codegen
 
@@ -348,10 +361,11 @@ def of_arity(build: Callable[..., Any], arity: int) -> Any:
 
 def inline_function(machine: Machine, function: FunctionType) -> Any:
     """A Python function compiled into the kernel that calls it; its result has the type that Numba infers."""
+    made: dict[Any, Any] = {}
 
     def build(typingctx: Any, *args: Any) -> Any:
         def codegen(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
-            return _call_python(machine, context, b, function, signature, values)
+            return _call_python(machine, context, b, function, signature, values, made)
 
         return machine.result_type(typingctx, function, args)(*args), codegen
 

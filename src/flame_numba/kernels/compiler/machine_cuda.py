@@ -56,9 +56,9 @@ def _result_type(typingctx: Any, function: FunctionType, arguments: tuple[Any, .
 
 
 def _compile_part(context: Any, b: ir.IRBuilder, function: FunctionType, signature: Any) -> Any:
-    """Numba's description of a function that the kernel being compiled calls."""
+    """A function that the kernel being compiled calls: Numba's description of it (`fndesc`), and its `library`."""
     # without Numba's cache: it knows a function by its code, and ours share code under different bindings
-    return context.compile_subroutine(b, function, signature, flags=_flags(), caching=False).fndesc
+    return context.compile_subroutine(b, function, signature, flags=_flags(), caching=False)
 
 
 MACHINE = Machine(

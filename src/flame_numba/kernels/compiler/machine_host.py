@@ -176,11 +176,11 @@ def _result_type(typingctx: Any, function: FunctionType, arguments: tuple[Any, .
 
 
 def _compile(library: Any, function: FunctionType, arguments: tuple[Any, ...], result: Any) -> Any:
-    """Numba's description of a function, compiled into the library."""
+    """A function compiled into the library: `fndesc` is Numba's description of it."""
     context = cpu_target.target_context
     return compile_extra(
         _TYPING, context, function, arguments, result, _flags(), {}, library=library, pipeline_class=_Compiler
-    ).fndesc
+    )
 
 
 def _compile_part(context: Any, b: ir.IRBuilder, function: FunctionType, signature: Any) -> Any:
@@ -289,4 +289,4 @@ def assembly(function: FunctionType, arguments: tuple[Any, ...]) -> str:
 
 def _compiled(function: FunctionType, arguments: tuple[Any, ...]) -> tuple[_Library, str]:
     library = _Library(cpu_target.target_context.codegen(), function.__qualname__)
-    return library, _compile(library, function, arguments, types.void).llvm_func_name
+    return library, _compile(library, function, arguments, types.void).fndesc.llvm_func_name
