@@ -111,14 +111,15 @@ def renormalize(
         shift = best if best > C(-INF) else C(0)  # no key seen yet: exp(−∞ − 0) is 0
         fade = exp(top[i] - shift)
         top[i] = best
-        total[i] *= fade
         for j in range(TY):
             y[i * TY + j] *= fade
+        so_far = total[i] * fade  # in a register: the compiler cannot know that `tile` is other memory than `total`
         for j in range(T):
             at = (row + i) * STRIDE + column + j
             value = exp(s[i * T + j] - shift)
-            total[i] += value
+            so_far += value
             tile[at] = dropped(value, factors, at)
+        total[i] = so_far
 
 
 def finish(
