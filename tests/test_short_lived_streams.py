@@ -92,24 +92,25 @@ def test_100000_streams_leave_nothing_behind() -> None:
         block.free()
         if i == 10:
             before = size(pool)
-    assert size(pool) == before and stream.handle <= 2
+    assert size(pool) == before and len(numbers) <= 2  # the next is made while the last still lives
     check_books(pool, [kept])
 
 
 def test_ops_in_short_lived_streams_leave_nothing_behind() -> None:
     cpu = Device.cpu()
     with MemoryPool(cpu).use() as pool:
-        x, kept = fn.ones((16,), device=cpu), None
+        x, kept, numbers = fn.ones((16,), device=cpu), None, set()
         for i in range(3000):
             with cpu.new_stream() as stream:
                 y = x + float(i)
+            numbers.add(stream.handle)
             if i % 100 == 0:
                 kept = y
             if i == 200:
                 before = size(pool)
             assert y[3].item() == i + 1
         assert kept is not None and kept[0].item() == 2901
-    assert size(pool) == before and stream.handle <= 2
+    assert size(pool) == before and len(numbers) <= 2  # the next is made while the last still lives
 
 
 def test_streams_that_lived_together_serve_the_one_that_is_left(backend: str) -> None:

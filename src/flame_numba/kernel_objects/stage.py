@@ -21,8 +21,8 @@ class Stage:
         self.architecture = architecture
         self.backend = _machine(architecture)
         self.device = RehearsalDevice(self.backend)
-        # a pool that only grows: there is no memory whose contents could be moved
-        self._pool = MemoryPool(self.device, PoolConfig(slack=None))
+        # a pool that only grows, in one step: there is no memory whose contents could be moved, nor pages worth mapping
+        self._pool = MemoryPool(self.device, PoolConfig(slack=None, backend="segments"))
         self._lock = threading.Lock()
 
     def perform(self, work: Callable[[], None]) -> list[Noted]:
