@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -207,3 +210,46 @@ def test_arguments_of_a_wrong_type(wrong, error, message) -> None:  # type: igno
     with pytest.raises(error, match=message):
         wrong(scaler)
     assert scaler.state_dict() == before
+
+
+def test_the_scale_has_a_floor_and_recovers_from_it() -> None:
+    """It falls to 2⁻²⁴ in silence; then each bad step is told, skipped, and the next good one is taken."""
+    p = fn.Parameter(fn.ones(1))
+    optimizer, scaler = SGD([p], lr=0.5), fn.GradScaler(growth_interval=1)
+    told = 0
+    for _ in range(60):
+        p.grad = fn.full((1,), float("nan"))
+        assert not scaler.step(optimizer)
+        try:
+            scaler.update()
+        except fn.NonFinite as error:
+            assert "detect_anomaly" in str(error)
+            told += 1
+    assert told == 60 - 40 and scaler.get_scale() == 2.0**-24 and p.item() == 1.0
+    assert step(scaler, optimizer, p, 1.0)
+    scaler.update()
+    assert p.item() == 0.5 and scaler.get_scale() == 2.0**-23
+
+
+def test_a_scale_below_the_floor_stays_what_it_was() -> None:
+    p = fn.Parameter(fn.ones(1))
+    optimizer, scaler = SGD([p], lr=0.5), fn.GradScaler(init_scale=2.0**-30)
+    p.grad = fn.full((1,), float("inf"))
+    scaler.step(optimizer)
+    with pytest.raises(fn.NonFinite):
+        scaler.update()
+    assert scaler.get_scale() == 2.0**-30
+
+
+@pytest.mark.parametrize("copied", [lambda s: pickle.loads(pickle.dumps(s)), copy.copy, copy.deepcopy])
+def test_scalers_are_copied_and_pickled(copied) -> None:
+    p = fn.Parameter(fn.ones(1))
+    optimizer, scaler = SGD([p], lr=0.5), fn.GradScaler(init_scale=8.0, growth_factor=4.0, growth_interval=2)
+    assert step(scaler, optimizer, p, 1.0)
+    scaler.update()
+    again = copied(scaler)
+    assert again.state_dict() == scaler.state_dict() and again.enabled
+    assert step(again, optimizer, p, 1.0)
+    again.update()
+    assert (again.get_scale(), scaler.get_scale()) == (32.0, 8.0)
+    assert copied(fn.GradScaler(enabled=False)).get_scale() == 1.0

@@ -328,3 +328,57 @@ def test_what_is_no_state_is_refused_and_changes_nothing(spoil: Any, error: Any,
     after = optimizer.state_dict()
     assert after["settings"] == before["settings"] and after["slots"][0]["steps"] == 1
     np.testing.assert_array_equal(after["slots"][0]["state"]["mean"], before["slots"][0]["state"]["mean"])
+
+
+@pytest.mark.parametrize("dtype", [fn.float32, fn.bfloat16], ids=str)
+def test_momentum_may_be_set_between_steps(dtype: fn.DType) -> None:
+    """Its velocity starts at 0 then; it rests while there is none, and the state is accepted at each point."""
+    p, q = (fn.Parameter(fn.ones(1, dtype=dtype)) for _ in range(2))
+    optimizer, saved = SGD([p, q], lr=0.25), []
+    for momentum, expected in ((0.0, [0.75, 1.0]), (0.5, [0.5, 0.75]), (0.0, [0.25, 0.5]), (0.5, [-0.125, 0.125])):
+        optimizer.momentum = momentum
+        saved.append(optimizer.state_dict())  # the setting is new, the state of before
+        p.grad, q.grad = fn.ones(1, dtype=dtype), None if expected[1] == 1 else fn.ones(1, dtype=dtype)
+        optimizer.step()
+        assert [p.item(), q.item()] == expected
+        saved.append(optimizer.state_dict())
+    for state in saved:
+        again = SGD([p, q], lr=1.0)
+        again.load_state_dict(state)
+        assert again.momentum == state["settings"]["momentum"]
+        p.grad = q.grad = fn.ones(1, dtype=dtype)
+        again.step()
+
+
+@pytest.mark.parametrize("dtype", [fn.float16, fn.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+def test_masters_are_kept_whichever_is_loaded_first(kind: Any, dtype: fn.DType) -> None:
+    def made() -> tuple[nn.Module, Any]:
+        module = nn.Module()
+        module.p = fn.Parameter(fn.ones((3,), dtype=dtype))
+        return module, kind([module.p], lr=2.0**-11)
+
+    def steps(module: nn.Module, optimizer: Any, count: int) -> None:
+        for _ in range(count):
+            module.p.grad = fn.ones((3,), dtype=dtype)
+            optimizer.step()
+
+    def master(optimizer: Any) -> Array:
+        return np.asarray(optimizer.state_dict()["slots"][0]["state"]["master"])
+
+    module, optimizer = made()
+    steps(module, optimizer, 5)
+    saved = module.state_dict(), optimizer.state_dict()
+    steps(module, optimizer, 4)
+    for first in ("module", "optimizer"):
+        m, o = made()
+        for load in (m, o) if first == "module" else (o, m):
+            load.load_state_dict(saved[0] if load is m else saved[1])
+        steps(m, o, 4)
+        assert np.array_equal(master(o), master(optimizer)), first
+        with fn.no_grad():
+            m.p[0] = 4.0  # what somebody writes is taken over; the rest keeps its digits
+        m.p.grad = fn.zeros((3,), dtype=dtype)
+        o.lr = 0.0
+        o.step()
+        assert master(o).tolist() == [4.0, *master(optimizer)[1:].tolist()]

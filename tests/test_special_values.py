@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import product
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -138,3 +139,72 @@ def test_closeness_stays_on_the_device():
     assert fn.isclose(fn.tensor([2**53], dtype=fn.int64), fn.tensor([2**53 - 2**40]), rtol=0.0).tolist() == [False]
     with pytest.raises(fn.DeviceMismatch):
         fn.array_equal(x, fn.Tensor.empty((2,), device=fn.Device.simulated(1 << 20)))
+
+
+def largest(dtype: fn.DType) -> float:
+    return float(ml_dtypes.finfo(dtype.numpy).max)
+
+
+# --- interpolation --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_lerp_ends_at_its_ends_and_does_not_overflow_between(dtype: fn.DType) -> None:
+    big, small = largest(dtype), 0.125
+    pairs = [(big, small), (small, -big), (-big, big), (INF, 1.0), (-INF, -5.0), (INF, INF), (-INF, INF), (3.0, 3.0)]
+    for a, b in pairs:
+        x, y = fn.tensor([a], dtype=dtype), fn.tensor([b], dtype=dtype)
+        assert fn.lerp(x, y, 0.0).tolist() == x.tolist() and fn.lerp(x, y, 1.0).tolist() == y.tolist(), (a, b)
+        middle = fn.lerp(x, y, 0.5).item()
+        expected = 0.5 * x.item() + 0.5 * y.item()
+        assert middle == pytest.approx(expected, rel=2 * dtype.eps, nan_ok=True), (a, b)
+
+
+def test_lerp_never_steps_beyond_its_end() -> None:
+    rng = np.random.default_rng(1)
+    a, b = (rng.standard_normal(20_000).astype(np.float32) * 10.0 ** rng.integers(-6, 6, 20_000) for _ in range(2))
+    t = np.nextafter(np.float32(1), np.float32(0))
+    y = fn.lerp(fn.tensor(a.astype(np.float32)), fn.tensor(b.astype(np.float32)), float(t)).numpy()
+    low, high = np.minimum(a, b).astype(np.float32), np.maximum(a, b).astype(np.float32)
+    assert np.all((low <= y) & (y <= high))
+
+
+def test_lerp_has_the_derivatives_of_what_it_means_also_at_its_ends() -> None:
+    a, b, t = (
+        fn.tensor(v, dtype=fn.float64).requires_grad_() for v in ([1.0, 2.0, 4.0], [5.0, 2.0, 3.0], [0.0, 1.0, 1.0])
+    )
+    ga, gb, gt = fn.grad(fn.lerp(a, b, t).sum(), [a, b, t])
+    assert (ga.tolist(), gb.tolist(), gt.tolist()) == ([1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [4.0, 0.0, -1.0])
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("method", ["linear", "lower", "higher", "midpoint", "nearest"])
+def test_quantiles_beside_infinities_and_across_the_range(dtype: fn.DType, method: str) -> None:
+    big = largest(dtype)
+    for values in ([5.0, INF], [-INF, -5.0], [-INF, -INF, 1.0], [-big, big], [1.0, INF, INF], [-INF, INF, 0.0]):
+        for q in (0.0, 0.3, 0.5, 1.0):
+            given = fn.tensor(values, dtype=dtype)
+            with np.errstate(all="ignore"):
+                exact = np.sort(given.numpy().astype(np.longdouble))
+                at = q * (len(values) - 1)
+                place = {"lower": np.floor(at), "higher": np.ceil(at), "nearest": np.round(at)}.get(method, at)
+                low, high, share = exact[int(place)], exact[min(int(place) + 1, len(values) - 1)], place - int(place)
+                if method == "midpoint" and share:
+                    share = 0.5
+                expected = low if share == 0 else (1 - share) * low + share * high
+            found = fn.quantile(given, q, method=method).item()
+            assert found == pytest.approx(float(expected), rel=8 * dtype.eps, abs=big * 4 * dtype.eps, nan_ok=True), (
+                values, q, found, float(expected),
+            )  # fmt: skip
+
+
+# --- digamma ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", [fn.float32, fn.float64], ids=str)
+def test_digamma_and_its_derivative_just_below_zero(dtype: fn.DType) -> None:
+    special = pytest.importorskip("scipy.special")
+    x = -(10.0 ** np.linspace(-17 if dtype is fn.float64 else -18, np.log10(0.4), 200))
+    given = fn.tensor(x, dtype=dtype).requires_grad_()
+    exact = given.numpy().astype(np.float64)
+    y = fn.digamma(given)
+    (slope,) = fn.grad(y.sum(), given)
+    # ψ(x) = ψ(1 + x) − 1/x, and its derivative: no digit of x is lost
+    assert np.allclose(y.numpy(), special.digamma(1 + exact) - 1 / exact, rtol=64 * dtype.eps)
+    assert np.allclose(slope.numpy(), special.polygamma(1, 1 + exact) + 1 / exact**2, rtol=64 * dtype.eps)

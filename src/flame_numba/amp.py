@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import numpy as np
 
 from .dtypes import bool_, float32, float64
-from .errors import ConfigError, DTypeError, GradientError
+from .errors import ConfigError, DTypeError, GradientError, NonFinite
 from .kernels.elementwise import formula
 from .ops.core.autocast import autocast
 from .ops.core.update import update
@@ -23,6 +23,7 @@ from .tensor import Tensor, new
 __all__ = ["GradScaler", "autocast"]
 
 _LARGEST = 3.4e38  # about the largest f32
+_SMALLEST = 2.0**-24  # a loss that is finite only below it has no gradients that f16 could hold
 _ALIGNMENT = 16  # flags of one gradient begin at a multiple: its kernel can then write vectors
 
 
@@ -37,7 +38,8 @@ class GradScaler:
     """Multiplies the loss by a scale, so that small gradients stay above f16's smallest numbers, and divides it out.
 
     A step whose gradients hold an infinity or a NaN is skipped, and the scale shrinks by `backoff_factor`; after
-    `growth_interval` good steps in a row it grows by `growth_factor`. (Micikevicius et al. 2017)
+    `growth_interval` good steps in a row it grows by `growth_factor`. (Micikevicius et al. 2017) It does not fall below
+    2⁻²⁴: by then the gradients are not finite whatever the scale is, and `update` says so.
 
         scaler.scale(loss).backward()
         scaler.step(optimizer)
@@ -122,24 +124,43 @@ class GradScaler:
             raise GradientError(f"{op}: step() was called for this optimizer already; call update() after it")
 
     def update(self) -> None:
-        """Adapt the scale to what the steps since the last call met. Raises GradientError if there were none."""
+        """Adapt the scale to what the steps since the last call met. Raises GradientError if there were none.
+
+        Raises NonFinite, with everything ready for the next step, if the scale can fall no further: that step may be a
+        good one, and then training goes on.
+        """
         if not self.enabled:
             return
         if not self._overflowed:
             raise GradientError("update: no step() since the last update()")
-        if any(self._overflowed):
-            self._scale, self._good_steps = self._scale * self.backoff_factor, 0
+        bad, at_the_end = any(self._overflowed), self._scale <= _SMALLEST
+        if bad:
+            self._scale, self._good_steps = max(self._scale * self.backoff_factor, min(self._scale, _SMALLEST)), 0
         else:
             self._good_steps += 1
             if self._good_steps >= self.growth_interval:
                 self._grow()
         self._overflowed.clear()
         self._stepped.clear()
+        if bad and at_the_end:
+            raise NonFinite(
+                f"update: a gradient is infinite or NaN although the loss scale is down to {self._scale:g}, its least; "
+                "detect_anomaly() names the op that made the first one"
+            )
 
     def _grow(self) -> None:
         self._good_steps = 0
         if self._scale * self.growth_factor < _LARGEST:  # an infinite scale would never recover
             self._scale *= self.growth_factor
+
+    # --- copying and pickling: between steps, as what is unscaled but not stepped belongs to optimizers of this process
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.state_dict(), "enabled": self.enabled}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        settings = (state[name] for name in ("scale", "growth_factor", "backoff_factor", "growth_interval", "enabled"))
+        self.__init__(*settings)  # type: ignore[misc]
+        self._good_steps = state["good_steps"]
 
     def state_dict(self) -> dict[str, Any]:
         """The scale, the good steps so far, and the settings."""

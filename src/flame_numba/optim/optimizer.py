@@ -12,6 +12,7 @@ from ..errors import ConfigError, DTypeError, GradientError, ShapeError
 from ..ops.core.copies import copied, copy_into
 from ..ops.core.mutation import check_target
 from ..ops.core.update import Update, update
+from ..ops.elementwise.arithmetic import equal, where
 from ..ops.shape.creation import asarray, zeros
 from ..pool import memory_tag
 from ..scalars import as_number, element
@@ -63,11 +64,22 @@ class Slot:
             self.master = copied(parameter.detach(), float32) if parameter.dtype.itemsize == 2 else None
         self._seen: tuple[Storage, int] = (parameter.storage, parameter.storage.version)
 
+    def complete(self, parameter: Tensor, names: Iterable[str]) -> None:
+        """Add state that a setting asks for which was changed since the last step; it starts at 0."""
+        for name in names:
+            if name not in self.state:
+                with memory_tag("optimizer"):
+                    self.state[name] = zeros(parameter.shape, dtype=self.kept, device=parameter.device)
+
     def refresh(self, parameter: Tensor) -> None:
-        """Take the master from the parameter anew if somebody else wrote to that."""
+        """Take the master from the parameter anew if somebody else wrote to that.
+
+        Where the parameter is what the master rounds to, as after loading both, the master keeps its digits.
+        """
         seen = (parameter.storage, parameter.storage.version)
         if self.master is not None and (seen[0] is not self._seen[0] or seen[1] != self._seen[1]):
-            copy_into(self.master, parameter.detach())
+            low = parameter.detach()
+            copy_into(self.master, where(equal(copied(self.master, low.dtype), low), self.master, copied(low, float32)))
 
     def note(self, parameter: Tensor) -> None:
         """Remember what the parameter is now: the master agrees with it."""
@@ -86,6 +98,7 @@ class Optimizer:
     """
 
     settings: tuple[str, ...] = ()
+    optional_state: tuple[str, ...] = ()  # state tensors that some settings need: a saved state may have them or not
     lr: float
 
     def __init__(self, parameters: Iterable[Tensor], **settings: Any) -> None:
@@ -140,6 +153,8 @@ class Optimizer:
                 f"{self._name}: parameter {i} was {slot.dtype.name} and is now {parameter.dtype.name}; "
                 "make a new optimizer after to_dtype()"
             )
+        else:
+            slot.complete(parameter, self._state_names())
         return slot
 
     def zero_grad(self) -> None:
@@ -214,13 +229,16 @@ class Optimizer:
         op = f"{self._name}.load_state_dict"
         _holds(op, f"the slot of parameter {i}", saved, ("steps", "state"))
         _holds(op, f"the state of parameter {i}", saved["state"], ())
-        slot = Slot(parameter, self._state_names())
+        given = saved["state"].keys()
+        slot = Slot(parameter, (*self._state_names(), *(name for name in self.optional_state if name in given)))
         tensors = dict(slot.state) if slot.master is None else {**slot.state, "master": slot.master}
-        if tensors.keys() != saved["state"].keys():
+        if tensors.keys() - self.optional_state != given - set(self.optional_state):
             raise ConfigError(
-                f"{self._name}: the state of parameter {i} holds {sorted(saved['state'])}, expected {sorted(tensors)}"
+                f"{self._name}: the state of parameter {i} holds {sorted(given)}, expected {sorted(tensors)}"
             )
         for name, tensor in tensors.items():
+            if name not in given:
+                continue  # a setting asked for it after the last step: it starts at 0
             try:
                 found = asarray(saved["state"][name], device=tensor.device)
             except DTypeError as error:

@@ -35,6 +35,7 @@ class SGD(Optimizer):
     """
 
     settings = ("lr", "momentum", "weight_decay", "nesterov")
+    optional_state = ("velocity",)  # while there is momentum
     momentum: float
     weight_decay: float
     nesterov: bool

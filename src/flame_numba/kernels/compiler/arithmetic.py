@@ -119,12 +119,17 @@ def sin_pi(r: Number) -> Number:
 
 
 def digamma(x: Number) -> Number:
-    """The derivative of log Γ: by recurrence up to 10, then the asymptotic series; by reflection below 0."""
+    """The derivative of log Γ: by recurrence up to 10, then the asymptotic series; by reflection below 0.
+
+    Just below 0 by recurrence too: x − ⌊x⌋, which reflection needs, is 1 − |x| there, rounded.
+    """
     result = C(0)
-    if x <= C(0):
+    if x == C(0):
+        return copysign(C(INF), -x)
+    if x < C(-0.125):
         fraction = x - floor(x)
         if fraction == C(0):
-            return copysign(C(INF), -x) if x == C(0) else C(NAN)
+            return C(NAN)
         sine = sin_pi(fraction if fraction <= C(0.5) else C(1) - fraction)
         result = -C(_PI) * sin_pi(C(0.5) - fraction) / sine
         x = C(1) - x
@@ -147,11 +152,11 @@ def polygamma(n: Number, x: Number) -> Number:
     while k <= n:
         scale *= -k
         k += C(1)
-    if x <= C(0):
+    if x <= C(0) and (n > C(1) or x == floor(x)):
+        return C(INF) if n == C(1) else C(NAN)
+    if x < C(-0.125):  # just below 0 by recurrence, as `digamma`
         fraction = x - floor(x)
         sine = sin_pi(fraction if fraction <= C(0.5) else C(1) - fraction)
-        if n > C(1) or sine == C(0):
-            return C(INF) if n == C(1) else C(NAN)
         addend, scale, x = C(_PI * _PI) / (sine * sine), C(-1), C(1) - x
     total = C(0)
     while x < C(10):

@@ -344,12 +344,36 @@ def isinf(x):
     return f.logical_and(f.equal(x, x), f.not_equal(x - x, 0))
 
 
+def between(a, b, t):
+    """From a at t = 0 to b at t = 1, both exactly, without a step beyond b before, and without overflow on the way."""
+    distance = b - a
+    line = a + t * distance
+    beyond = f.where(distance > 0, line > b, line < b)
+    line = f.where(f.logical_and(t <= 1, beyond), b, line)
+    # of infinities, and of numbers whose distance overflows, each has its share
+    value = f.where(abs(distance) < float("inf"), line, (1 - t) * a + t * b)
+    return f.where(f.equal(t, 0), a, f.where(f.equal(t, 1), b, value))
+
+
+def between_partials(a, b, t):
+    """The derivatives of `between`, as if nothing were rounded."""
+    return 1 - t, t, b - a
+
+
+def _between_reference(a, b, t):
+    with np.errstate(invalid="ignore", over="ignore"):
+        mixed = (1 - t) * a + t * b
+        value = np.where(np.isfinite(b - a), a + t * (b - a), mixed)
+    return np.where(t == 0, a, np.where(t == 1, b, value))
+
+
 @elementwise(
-    lambda a, b, t: a + t * (b - a), accepts=FLOATS, domain=Domain(-1e3, 1e3, special=False), ulps=8, cancels=True
-)
+    _between_reference, accepts=FLOATS, domain=Domain(-1e3, 1e3, special=False), ulps=8, cancels=True,
+    partials=lambda y, a, b, t: between_partials(a, b, t),
+)  # fmt: skip
 def lerp(a, b, t):
-    """a + t·(b − a): from a at t = 0 to b at t = 1."""
-    return a + t * (b - a)
+    """a + t·(b − a): from a at t = 0 to b at t = 1, exactly; also between infinities and where b − a would overflow."""
+    return between(a, b, t)
 
 
 __all__ = [name for name, value in list(globals().items()) if isinstance(value, Elementwise)]

@@ -15,7 +15,7 @@ from ...tensor import Tensor
 from ..core.formula_op import Elementwise
 from ..core.kernel_op import primitive
 from ..core.table import case, composite
-from ..elementwise.arithmetic import ceil, floor, isnan, maximum, minimum, where
+from ..elementwise.arithmetic import between, between_partials, ceil, floor, isnan, maximum, minimum, where
 from ..elementwise.arithmetic import round as round_even
 from ..index.gather import take, take_along_axis
 from ..index.orders import order_rows
@@ -112,14 +112,10 @@ def kthvalue(x: Tensor, k: int, axis: int = -1, keepdims: bool = False) -> tuple
 
 
 # --- quantiles ------------------------------------------------------------------------------------------------------
-def _between(low: f.Expr, high: f.Expr, t: f.Expr) -> f.Expr:
-    # at t = 0 an infinity above has no part in it; two equal infinities have no distance
-    infinite = f.not_equal(low - low, 0)
-    distance = f.where(f.logical_and(infinite, f.equal(low, high)), 0, high - low)
-    return f.where(f.equal(t, 0), low, low + t * distance)
-
-
-_BETWEEN = Elementwise("quantile", ["low", "high", "t"], f.trace(_between, ["low", "high", "t"]))
+_BETWEEN = Elementwise(
+    "quantile", ["low", "high", "t"], f.trace(between, ["low", "high", "t"]),
+    partials=lambda y, low, high, t: between_partials(low, high, t),
+)  # fmt: skip
 METHODS = ("linear", "lower", "higher", "midpoint", "nearest")
 
 
