@@ -208,3 +208,26 @@ def test_digamma_and_its_derivative_just_below_zero(dtype: fn.DType) -> None:
     # ψ(x) = ψ(1 + x) − 1/x, and its derivative: no digit of x is lost
     assert np.allclose(y.numpy(), special.digamma(1 + exact) - 1 / exact, rtol=64 * dtype.eps)
     assert np.allclose(slope.numpy(), special.polygamma(1, 1 + exact) + 1 / exact**2, rtol=64 * dtype.eps)
+
+
+# --- losses and variances ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("weight", [None, 3.0])
+def test_an_infinite_logit_of_the_right_sign_costs_nothing(dtype: fn.DType, weight: float | None) -> None:
+    logits = fn.tensor([INF, -INF, INF, -INF, INF, -INF, NAN], dtype=dtype).requires_grad_()
+    target = fn.tensor([1.0, 0.0, 0.0, 1.0, 0.5, 0.5, 1.0], dtype=dtype)
+    q = None if weight is None else fn.full((7,), weight, dtype=dtype)
+    loss = fn.binary_cross_entropy_with_logits(logits, target, pos_weight=q, reduction="none")
+    assert np.array_equal(loss.tolist(), [0, 0, INF, INF, INF, INF, NAN], equal_nan=True)
+    (slope,) = fn.grad(loss[:4].sum(), logits)
+    assert slope.tolist()[:4] == [0.0, 0.0, 1.0, -(weight or 1.0)]
+
+
+@pytest.mark.parametrize("op", ["var", "std"])
+@pytest.mark.parametrize("correction", [2, 3])
+def test_no_degrees_of_freedom_are_as_in_numpy(op: str, correction: int) -> None:
+    for values in ([1.0, 2.0], [3.0, 3.0]):
+        with np.errstate(all="ignore"), pytest.warns(RuntimeWarning):
+            expected = getattr(np.array(values), op)(ddof=correction)
+        found = getattr(fn, op)(fn.tensor(values), correction=correction).item()
+        assert np.array_equal(found, expected, equal_nan=True)

@@ -65,7 +65,10 @@ def _softplus(x: Any) -> Any:
     )
 )
 def _logistic(x, t, w, q):
-    return w * ((1 - t) * x + (1 + (q - 1) * t) * _softplus(-x))
+    # each part counts only where it has a share: an infinite logit of the right sign costs nothing
+    negative = f.where(f.equal(t, 1), 0, (1 - t) * _softplus(x))
+    positive = f.where(f.equal(q * t, 0), 0, q * t * _softplus(-x))
+    return w * (negative + positive)
 
 
 def _logistic_reference(x: Any, t: Any, w: Any = None, q: Any = None) -> Any:

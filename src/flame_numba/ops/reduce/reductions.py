@@ -292,7 +292,7 @@ def _squared_distance(x: Tensor, axis: Axis, keepdims: bool, correction: Any, op
     average = mean(distance * distance, axis=axis, keepdims=keepdims)
     if correction == 0:
         return average
-    return average * (n / (n - correction) if n > correction else float("nan"))
+    return average * (n / (n - correction) if n > correction else float("inf"))  # of a constant, 0 · ∞ is NaN
 
 
 @composite(
@@ -300,7 +300,10 @@ def _squared_distance(x: Tensor, axis: Axis, keepdims: bool, correction: Any, op
     ulps=16,
 )  # fmt: skip
 def var(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Tensor:
-    """Variance: the mean squared distance from the mean, with n − correction in the denominator. Rounded once."""
+    """Variance: the mean squared distance from the mean, with n − correction in the denominator. Rounded once.
+
+    Where that is not above 0: ∞, or NaN if all elements are equal, as NumPy.
+    """
     return to_dtype(_squared_distance(x, axis, keepdims, correction, "var"), _floating(x))
 
 
