@@ -231,3 +231,24 @@ def test_no_degrees_of_freedom_are_as_in_numpy(op: str, correction: int) -> None
             expected = getattr(np.array(values), op)(ddof=correction)
         found = getattr(fn, op)(fn.tensor(values), correction=correction).item()
         assert np.array_equal(found, expected, equal_nan=True)
+
+
+# --- bins -------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", [*FLOATS, fn.int32, fn.uint8, fn.int64], ids=str)
+@pytest.mark.parametrize("bins", [3, 7, 10, 49, 100])
+def test_bins_between_whole_numbers_begin_at_whole_numbers(dtype: fn.DType, bins: int) -> None:
+    """Every bin holds its lower edge, the last both, as with the same limits given: nothing is off by a rounding."""
+    x = fn.arange(bins + 1, dtype=dtype)
+    counts, edges = fn.histogram(x, bins=bins)
+    given, same = fn.histogram(x, bins=bins, range=(0, bins))
+    assert counts.tolist() == given.tolist() == [1] * (bins - 1) + [2]
+    assert edges.tolist() == same.tolist() == list(range(bins + 1))
+
+
+def test_bins_of_any_data_are_numpy_s() -> None:
+    rng = np.random.default_rng(3)
+    for scale in (1.0, 1e-300, 1e300, 1e5):
+        x = rng.standard_normal(1000) * scale + scale / 3
+        counts, edges = fn.histogram(fn.asarray(x), bins=37)
+        expected, limits = np.histogram(x, bins=37)
+        assert counts.tolist() == expected.tolist() and edges.tolist() == limits.tolist()

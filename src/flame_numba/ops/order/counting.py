@@ -15,7 +15,6 @@ from ..elementwise.arithmetic import (
     equal,
     greater_equal,
     isfinite,
-    lerp,
     less,
     less_equal,
     logical_and,
@@ -115,8 +114,11 @@ def _edges(x: Tensor, bins: Any, limits: tuple[float, float] | None) -> Tensor:
     last = where(isfinite(last - first), last, float("nan"))
     wide = where(equal(first, last), 0.5, 0.0)
     first, last = first - wide, last + wide
-    share = arange(bins + 1, dtype=dtype, device=x.device) * (1 / bins)
-    return where(equal(arange(bins + 1, device=x.device), bins), last, lerp(first, last, share))
+    first, last = to_dtype(first, float64), to_dtype(last, float64)
+    numbers = arange(bins + 1, dtype=float64, device=x.device)
+    # whole steps, as NumPy's: a share of the way, k·(1/bins), is rounded before it is used, and misses whole numbers
+    edges = where(equal(numbers, bins), last, numbers * ((last - first) / bins) + first)
+    return to_dtype(edges, dtype)
 
 
 def _histogram_reference(x: Any, bins: Any = 10, range: Any = None, weights: Any = None, density: bool = False) -> Any:
