@@ -238,3 +238,21 @@ def test_masked_fill_refuses_what_the_dtype_does_not_hold():
         with pytest.raises(fn.DTypeError, match="masked_fill: "):
             fn.masked_fill(x, mask, value)
     assert fn.masked_fill(x, mask, 255).tolist() == [255, 0]
+
+
+@pytest.mark.parametrize("dtype", [fn.int64, fn.int32], ids=str)
+def test_a_wrong_index_is_wrong_also_where_another_axis_is_empty(device: fn.Device, dtype: fn.DType) -> None:
+    """As NumPy; the first full batch would be too late to hear of it."""
+    x, wrong, right = fn.zeros((0, 4)), fn.tensor([9], dtype=dtype), fn.tensor([3, -4], dtype=dtype)
+    for call in (
+        lambda i: x[:, i],
+        lambda i: x.clone().__setitem__((slice(None), i), 1.0),
+        lambda i: fn.take(x, i, 1),
+        lambda i: fn.index_select(x, 1, i),
+        lambda i: fn.index_add(x, 1, i, fn.zeros((0, i.numel))),
+    ):
+        call(right)
+        device.synchronize()
+        with pytest.raises(fn.IndexOutOfRange):
+            call(wrong)
+            fn.zeros(1).numpy()  # on a GPU it is noticed here

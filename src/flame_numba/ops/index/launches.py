@@ -197,6 +197,12 @@ def _index_view(lines: Lines) -> Tensor:
     return lines.index.alias(shape, strides, lines.index.offset)
 
 
+def check_unread(lines: Lines) -> None:
+    """Look at an index that nothing is read or written by, as another axis is empty: wrong, it is wrong all the same."""
+    if lines.index.numel:
+        resolve(lines.op, [lines.index], (lines.size,), (lines.axis,))
+
+
 # --- gather -------------------------------------------------------------------------------------------------------
 @functools.lru_cache(maxsize=4096)
 def _gather_plan(
@@ -224,6 +230,7 @@ def gather_lines(x: Tensor, lines: Lines, shape: Shape) -> Tensor:
     device = x.device
     y = new(device, x.dtype, shape)
     if y.numel == 0:
+        check_unread(lines)
         return y
     check_size(lines)
     index = lines.index
@@ -253,6 +260,8 @@ def scatter_lines(y: Tensor, g: Tensor, lines: Lines, merge: str) -> None:
         _scatter(y, g, lines, merge)
     elif lines.count:
         check_size(lines)
+    else:
+        check_unread(lines)
 
 
 def _scatter(y: Tensor, g: Tensor, lines: Lines, merge: str) -> None:
