@@ -198,7 +198,7 @@ def _index_view(lines: Lines) -> Tensor:
 
 
 def check_unread(lines: Lines) -> None:
-    """Look at an index that nothing is read or written by, as another axis is empty: wrong, it is wrong all the same."""
+    """Look at an index by which nothing is read or written, as another axis is empty: it may be wrong all the same."""
     if lines.index.numel:
         resolve(lines.op, [lines.index], (lines.size,), (lines.axis,))
 
