@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -11,7 +13,8 @@ import warnings
 import pytest
 
 import flame_numba as fn
-from flame_numba.devices import host
+from flame_numba.devices import host, native
+from flame_numba.devices.locks import LLVM
 from flame_numba.tape import accumulate
 
 
@@ -51,6 +54,45 @@ def test_the_first_kernels_of_all_threads_are_linked_by_one_linker(monkeypatch):
     assert len(made) == 1
 
 
+def test_the_first_exports_of_all_threads_share_one_callback(monkeypatch):
+    compiled = []
+
+    def compile(name, body):
+        time.sleep(0.01)  # all threads are here by now, if they can be
+        compiled.append(name)
+        return len(compiled)
+
+    monkeypatch.setattr(native, "_compile", compile)
+    monkeypatch.setattr(native, "_MADE", {})
+    found = []
+
+    def callback(address):
+        """What a library would call."""
+
+    assert not together(lambda: found.append(native.shielded(callback)))
+    assert found == [1] * 8 and len(compiled) == 1
+
+
+def test_the_first_exports_of_a_process_may_come_from_many_threads():
+    code = """
+import threading
+import numpy as np, flame_numba as fn
+with fn.Device.cpu():
+    tensors = [fn.full((100,), float(i)) for i in range(8)]
+gate, wrong = threading.Barrier(8), []
+def work(i):
+    gate.wait()
+    wrong.extend(i for _ in range(20) if np.from_dlpack(tensors[i])[0] != i)
+threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert not wrong and all(x.storage.block.pins == 0 for x in tensors)
+"""
+    for _ in range(3):  # without the lock, nearly all processes crashed
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and not done.stderr, (done.returncode, done.stderr)
+
+
 def test_a_fault_is_raised_in_the_thread_that_made_it(monkeypatch):
     x, bad, nothing = fn.ones((3,), device="cpu"), fn.asarray([1, 99], device="cpu"), fn.ones((0,), device="cpu")
     launch, done, innocent = host.HostExecutable.launch, threading.Event(), []
@@ -81,9 +123,7 @@ def test_a_fault_is_raised_in_the_thread_that_made_it(monkeypatch):
     assert not innocent
 
 
-@pytest.mark.parametrize(
-    "lock", [lambda: fn.Device.cpu().backend.lock, lambda: host._LINKING, lambda: accumulate._GRADIENTS]
-)
+@pytest.mark.parametrize("lock", [lambda: fn.Device.cpu().backend.lock, lambda: LLVM, lambda: accumulate._GRADIENTS])
 def test_a_process_may_be_forked_while_a_thread_computes(lock):
     x = fn.ones((3,), device="cpu").requires_grad_()
     (x + 1).sum().backward()

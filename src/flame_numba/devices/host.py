@@ -20,7 +20,8 @@ import numpy as np
 
 from ..errors import KernelError
 from .base import Address, DeviceOutOfMemory, Event, LaunchConfig, LaunchLimits, MemoryInfo, Stream
-from .locks import held_over_forks
+from .locks import LLVM, held_over_forks
+from .native import keep_for_ever
 from .numbered import NumberedStreams
 from .ranges import VirtualRanges
 
@@ -28,7 +29,6 @@ ALIGNMENT = 256
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.13 names it
 _RANGE_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
 _C_TYPES = {"p": ctypes.c_void_p, "q": ctypes.c_int64, "f": ctypes.c_float, "d": ctypes.c_double}
-_LINKING = held_over_forks(threading.Lock())  # LLVM's linker is one for the process, and not for two threads at once
 _LINKERS: list[_Linker] = []  # the one, once there is one
 
 
@@ -60,9 +60,9 @@ class _Linker:
 
 def _linked(image: bytes, entry: str) -> int:
     """The address of a function, by the linker of the process. A second one would unload its code when collected."""
-    with _LINKING:
+    with LLVM:
         if not _LINKERS:
-            _LINKERS.append(_Linker())
+            _LINKERS.append(keep_for_ever(_Linker()))
         return _LINKERS[0].load(image, entry)
 
 
@@ -206,6 +206,9 @@ class HostBackend(NumberedStreams):
 
     def record_event(self, stream: Stream = 0, timing: bool = False) -> Event:
         return time.perf_counter()
+
+    def record_all(self) -> Event:
+        return self.record_event()
 
     def destroy_event(self, event: Event) -> None:
         """An event is but a time here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 
@@ -14,3 +15,6 @@ def held_over_forks(lock: Any) -> Any:
     """
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
     return lock
+
+
+LLVM = held_over_forks(threading.RLock())  # its linker is one for the process, and not for two threads at once

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ..errors import DeviceError
 from .base import Backend
+from .native import keep_for_ever
 
 
 class Place(Protocol):
@@ -30,7 +31,8 @@ def open_backend(place: Place) -> Backend:
     with _LOCK:
         key = place._key()
         if key not in _BACKENDS:
-            _BACKENDS[key] = OPENERS[place.kind](place)
+            # its memory too: a daemon thread may use it while Python ends
+            _BACKENDS[key] = keep_for_ever(OPENERS[place.kind](place))
         return _BACKENDS[key]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +75,7 @@ _api = ctypes.pythonapi
 _new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(("PyCapsule_New", _api))
 _is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_void_p)(("PyCapsule_IsValid", _api))
 _pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(("PyCapsule_GetPointer", _api))
+_Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _rename = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_void_p)(("PyCapsule_SetName", _api))
 
 
@@ -103,23 +104,13 @@ def _deleted(address: int) -> None:
         found[1]()
 
 
-@functools.cache
-def _deleter() -> int:
-    return shielded(_deleted)
-
-
-@functools.cache
-def _destructor(kind: Any) -> int:
-    return capsule_destructor(_NAMES[kind][0], kind.deleter.offset)
-
-
 def export(managed: Any, keep: Any, done: Callable[[], None]) -> Any:
     """A capsule over a filled struct. `keep` is what it points to; `done` is called once, when nobody uses it more."""
     kind: Any = type(managed)
     address = ctypes.addressof(managed)
-    managed.deleter = _deleter()
-    capsule = _new(address, ctypes.addressof(_NAMES[kind][0]), _destructor(kind))
-    _EXPORTED[address] = ((managed, keep), done)
+    managed.deleter = shielded(_deleted)
+    capsule = _new(address, ctypes.addressof(_NAMES[kind][0]), capsule_destructor(_NAMES[kind][0], kind.deleter.offset))
+    _EXPORTED[address] = ((managed, keep), done)  # nobody else has the capsule yet
     return capsule
 
 
@@ -136,10 +127,15 @@ class Taken:
     def read_only(self) -> bool:
         return isinstance(self.managed, ManagedVersioned) and bool(self.managed.flags & READ_ONLY)
 
-    def __del__(self) -> None:
-        if self.managed.deleter:
-            give_back = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.managed.deleter)
-            give_back(ctypes.addressof(self.managed))
+    def __del__(
+        self,
+        _at_exit: Callable[[], bool] = sys.is_finalizing,  # names of modules may be gone then
+        _as_function: Callable[[int], Callable[[int], None]] = _Deleter,
+        _address: Callable[[Any], int] = ctypes.addressof,
+    ) -> None:
+        # a library that ends with Python may be half gone, and with it what would free the memory
+        if self.managed.deleter and not _at_exit():
+            _as_function(self.managed.deleter)(_address(self.managed))
 
 
 def look_into(capsule: Any) -> Any:
