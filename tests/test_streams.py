@@ -5,17 +5,22 @@ tests/gpu/test_streams.py shows that work on a GPU's streams is in order.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from contextvars import copy_context
 from typing import Any
 
+import numpy as np
 import pytest
 
 import flame_numba as fn
 from flame_numba.devices import Device, Stream, current_stream
+from flame_numba.devices.streams import stays, stream_number
 from flame_numba.errors import DeviceError
+from flame_numba.kernels.language import Pointer, grid, gridsize
 from flame_numba.ops.core.launch import note_use
 
 
@@ -131,6 +136,90 @@ def test_the_owner_of_a_foreign_stream_is_kept() -> None:
     del foreign
     gc.collect()
     assert Owner.alive
+
+
+class Torch:
+    """What PyTorch's stream has, in a version without the protocol."""
+
+    def __init__(self, handle: Any) -> None:
+        self.cuda_stream = handle
+
+    def synchronize(self) -> None: ...
+
+
+class CuPy(Torch):
+    def __init__(self, handle: Any) -> None:
+        self.ptr = handle
+
+
+class Numba(Torch):
+    def __init__(self, handle: Any) -> None:
+        self.handle = ctypes.c_void_p(handle)
+
+
+class Core:
+    def __init__(self, handle: Any, version: int = 0) -> None:
+        self.said = (version, handle)
+
+    def __cuda_stream__(self) -> Any:
+        return self.said
+
+
+FOREIGN = [Torch, CuPy, Numba, Core]
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_streams_of_other_libraries_are_taken_as_objects(kind: Any, backend: Any, monkeypatch: Any) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(backend, "record_event", lambda stream=0, timing=False: asked.append(stream))
+    device, x = Device.cpu(), fn.ones((3,), device="cpu")
+    block = with_block(x, 0, monkeypatch)
+    x.record_stream(kind(1 << 40))
+    assert block.users == [1 << 40]
+    assert Stream.from_handle(device, kind(1 << 41)).handle == 1 << 41
+    device.new_stream().wait(kind(1 << 42))
+    assert asked == [1 << 42]
+    assert stream_number(kind(0)) == 0 and stream_number(kind(1 << 40)) == 1 << 40
+    launch = fn.Launch(1, 1, 0, kind(1 << 43))
+    kernel = fn.ensure_kernel("cpu", "on_a_foreign_stream", on_a_foreign_stream)
+    seen: list[int] = []
+    monkeypatch.setattr("flame_numba.user_kernels.kernel.note_use", lambda given, stream: seen.append(stream))
+    fn.launch_kernel(kernel, launch, fn.ones((1,), device="cpu"), 1)
+    assert seen == [1 << 43]
+
+
+def on_a_foreign_stream(y: Pointer, n: int) -> None:
+    for i in range(grid(), n, gridsize()):
+        store_y(y, i, 2)  # noqa: F821
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_foreign_stream_that_a_pool_remembers_is_kept(kind: Any, monkeypatch: Any) -> None:
+    x = fn.ones((3,), device="cpu")
+    with_block(x, 0, monkeypatch)
+    for use in (x.record_stream, lambda stream: Stream.from_handle(Device.cpu(), stream)):
+        stream = kind(1 << 44)
+        alive = weakref.ref(stream)
+        use(stream)
+        del stream
+        gc.collect()
+        assert alive() is not None
+    assert stays(Device.cpu().backend, 1 << 44)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["x", 1.5, None, True, -1, object(), np.zeros(3), Core(1, version=1), Core("x"), CuPy(None), fn.Device.cpu()],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_stream_is_named(wrong: Any) -> None:
+    x, stream = fn.ones((3,), device="cpu"), Device.cpu().new_stream()
+    for take in (x.record_stream, stream.wait, lambda given: Stream.from_handle(x.device, given)):
+        with pytest.raises(DeviceError, match=r"stream: expected a Stream.* got a (\w+\.)*\w+"):
+            take(wrong)
+    if wrong is not None:
+        with pytest.raises(fn.errors.ConfigError, match="launch: stream: expected a Stream"):
+            fn.Launch(1, 1, 0, wrong)
 
 
 def test_waiting(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:

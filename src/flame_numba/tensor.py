@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .devices import Device, Stream, current_device, current_stream
+from .devices import Device, current_device, current_stream
+from .devices.streams import remembered
 from .dtypes import DType, as_dtype, default_float
 from .errors import DeviceMismatch, DTypeError, GradientError, ShapeError
 from .host_values import HostValues
@@ -204,12 +205,14 @@ class Tensor(HostValues):
                 hold(result.device.current_stream(), host)
         return result
 
-    def record_stream(self, stream: Stream | int) -> None:
+    def record_stream(self, stream: Any) -> None:
         """Say that work which another library queued on `stream` uses the elements.
 
-        Their memory is not reused before that work is done. Ops and copies of this library do it by themselves.
+        A Stream, a handle, or another library's stream, which is kept: the pool remembers it. Their memory is not
+        reused before that work is done. Ops and copies of this library do it by themselves. Raises DeviceError for
+        what is no stream.
         """
-        number, block = int(stream), self.storage.block
+        number, block = remembered(self.device.backend, stream), self.storage.block
         if block.stream != number:
             block.record_stream(number)
 

@@ -141,6 +141,12 @@ class Backend(Protocol):
         The queue is kept for the next `new_stream`: pools know streams by number, so a number never ends.
         """
 
+    def owns_stream(self, stream: Stream) -> bool:
+        """Whether `new_stream` made it, so that it is never destroyed."""
+
+    def record_all(self) -> Event:
+        """A mark behind all that any stream of the device holds now, those of other libraries and dead ones too."""
+
     def record_event(self, stream: Stream = 0, timing: bool = False) -> Event:
         """A mark behind all that the stream holds now. `timing`: for `elapsed_ms`; slower to make."""
 

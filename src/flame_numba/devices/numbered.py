@@ -24,5 +24,8 @@ class NumberedStreams:
         except IndexError:
             return next(self._numbers)
 
+    def owns_stream(self, stream: Stream) -> bool:
+        return True  # a number never ends
+
     def destroy_stream(self, stream: Stream) -> None:
         self.spare_streams.append(stream)

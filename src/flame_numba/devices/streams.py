@@ -5,8 +5,11 @@ Which one is the current one is a context variable (`current.py`), so each threa
 
 from __future__ import annotations
 
+import ctypes
+import operator
 import sys
 import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..errors import DeviceError
@@ -14,7 +17,66 @@ from .base import Backend
 from .contexts import CONTEXTS
 from .current import ENTERED
 
-_OWNERS: dict[tuple[Backend, int], Any] = {}  # of foreign streams: pools know a stream by number as long as they live
+# of foreign streams, by their type too: pools know a stream by number as long as they live, so it must not end before
+_OWNERS: dict[tuple[Backend, int], dict[type, Any]] = {}
+_ATTRIBUTES = ("cuda_stream", "ptr", "handle")  # what PyTorch, CuPy and Numba call the driver's handle
+
+
+def stream_number(stream: Any) -> int:
+    """The driver's handle of a stream: a number, a stream of ours, or one of another library's.
+
+    Of those, what has `__cuda_stream__` is asked by that protocol; else PyTorch's `cuda_stream`, CuPy's `ptr` and
+    Numba's `handle` are known. Raises DeviceError for anything else.
+    """
+    if isinstance(stream, Stream):
+        return stream.handle
+    number = None
+    if hasattr(stream, "__cuda_stream__"):
+        said = stream.__cuda_stream__
+        said = said() if callable(said) else said
+        if isinstance(said, tuple) and len(said) == 2 and said[0] == 0:
+            number = _handle(said[1])
+    elif hasattr(stream, "synchronize"):  # else `ptr` and `handle` may be anything's
+        name = next((name for name in _ATTRIBUTES if hasattr(stream, name)), "handle")
+        number = _handle(getattr(stream, name, None))
+    else:
+        number = _handle(stream)
+    if number is None or number < 0:
+        kind = "a bool" if isinstance(stream, bool) else f"a {type(stream).__module__}.{type(stream).__qualname__}"
+        raise DeviceError(
+            "stream: expected a Stream, a handle, or another library's stream, which has __cuda_stream__ (version 0), "
+            f"cuda_stream, ptr or handle, got {kind}: {stream!r}"
+        )
+    return number
+
+
+def _handle(value: Any) -> int | None:
+    """A handle as a number: an integer, a pointer of ctypes, or a `CUstream` of cuda.bindings."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, ctypes.c_void_p):
+        return value.value or 0
+    if hasattr(value, "getPtr"):
+        return int(value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def remembered(backend: Backend, stream: Any, owner: Any = None) -> int:
+    """The number of a stream that pools will remember. An object of another library is kept, so that it never ends."""
+    number = stream_number(stream)
+    if owner is None and not isinstance(stream, (int, Stream)):
+        owner = stream
+    if owner is not None:
+        _OWNERS.setdefault((backend, number), {})[type(owner)] = owner
+    return number
+
+
+def stays(backend: Backend, number: int) -> bool:
+    """Whether the stream cannot have been destroyed: one of this library's, or one whose owner is kept."""
+    return backend.owns_stream(number) or (backend, number) in _OWNERS
 
 
 class Machine(Protocol):
@@ -47,15 +109,13 @@ class Stream:
         return stream
 
     @classmethod
-    def from_handle(cls, device: Machine, handle: int, owner: Any = None) -> Stream:
-        """The stream of another library, by its handle. `owner` is kept, so that the stream is never destroyed.
+    def from_handle(cls, device: Machine, handle: Any, owner: Any = None) -> Stream:
+        """The stream of another library, by its handle or as an object with `__cuda_stream__` or the like.
 
-        Pools remember a stream that used their blocks, so it has to live as long as they do.
+        Pools remember a stream that used their blocks, so it has to live as long as they do: the object, or the
+        `owner` of a mere handle, is kept for that. Raises DeviceError for what is no stream.
         """
-        stream = cls(device, int(handle))
-        if owner is not None:
-            _OWNERS[stream._backend, stream.handle] = owner
-        return stream
+        return cls(device, remembered(device.backend, handle, owner))
 
     @classmethod
     def current(cls, device: Machine) -> Stream:
@@ -85,9 +145,15 @@ class Stream:
         """A mark behind all that is queued here now; `timing` for `elapsed_ms`."""
         return Event(self._backend, self._backend.record_event(self.handle, timing), timing)
 
-    def wait(self, other: Stream | Event) -> None:
-        """Make later work here wait for all that `other` holds now, or for an event. The caller does not wait."""
-        event = other.record() if isinstance(other, Stream) else other
+    def wait(self, other: Stream | Event | Any) -> None:
+        """Make later work here wait for all that `other` holds now, or for an event. The caller does not wait.
+
+        `other` may be the stream of another library. Raises DeviceError for what is no stream.
+        """
+        if isinstance(other, Event):
+            event = other
+        else:
+            event = (other if isinstance(other, Stream) else Stream(self.device, stream_number(other))).record()
         self._backend.wait_event(self.handle, event._event)
 
     def __int__(self) -> int:
@@ -135,8 +201,8 @@ class Event:
     def __reduce__(self) -> Any:  # what copy and pickle ask: a second owner would give it back too
         raise DeviceError("event: it is a mark in a stream, so it is not copied or pickled")
 
-    def __del__(self) -> None:
-        if not sys.is_finalizing():
+    def __del__(self, _at_exit: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not _at_exit():  # then names of modules are gone
             self._backend.destroy_event(self._event)
 
     def __repr__(self) -> str:

@@ -7,8 +7,9 @@ import operator
 from dataclasses import dataclass
 from typing import Any
 
-from ..devices import LaunchConfig, LaunchLimits, Stream
-from ..errors import ConfigError
+from ..devices import LaunchConfig, LaunchLimits
+from ..devices.streams import stream_number
+from ..errors import ConfigError, DeviceError
 
 Triple = tuple[int, int, int]
 
@@ -17,21 +18,25 @@ Triple = tuple[int, int, int]
 class Launch:
     """Blocks in the grid and threads in a block (a number, or up to three), bytes of dynamic shared memory, stream.
 
-    stream None: the device's current one. Raises ConfigError unless all are whole numbers, from 1 (shared memory: 0).
+    stream: a Stream, or another library's, or its handle; None: the device's current one. Raises ConfigError unless the
+    others are whole numbers, from 1 (shared memory: 0).
     """
 
     grid: Any
     block: Any = 256
     shared_nbytes: int = 0
-    stream: Stream | None = None
+    stream: Any = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", _triple("grid", self.grid))
         object.__setattr__(self, "block", _triple("block", self.block))
         if _whole(self.shared_nbytes) is None or self.shared_nbytes < 0:
             raise ConfigError(f"launch: shared_nbytes must be a number of bytes, got {self.shared_nbytes!r}")
-        if self.stream is not None and not isinstance(self.stream, Stream):
-            raise ConfigError(f"launch: stream must be a Stream, got {type(self.stream).__name__}")
+        if self.stream is not None:
+            try:
+                stream_number(self.stream)
+            except DeviceError as error:
+                raise ConfigError(f"launch: {error}") from None
 
     @classmethod
     def over(cls, items: int, threads: int = 256) -> Launch:

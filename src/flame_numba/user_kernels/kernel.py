@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..devices import Device, Executable, LaunchConfig, current_stream
+from ..devices import Device, Executable, LaunchConfig, Stream, current_stream
 from ..errors import ConfigError, DeviceMismatch, DTypeError, GradientError, KernelError, ShapeError
 from ..grad import is_recording
 from ..ops.core.debug import is_debugging, settle
@@ -44,7 +44,7 @@ class Kernel:
         """`load`ed once for a key."""
         found = self._executables.get(key)
         if found is None:
-            found = self._executables[key] = load()
+            found = self._executables.setdefault(key, load())  # two threads may both load it; one is used
         return found
 
     def fail(self, parameter: str, what: str) -> DTypeError:
@@ -74,19 +74,22 @@ def launch_kernel(kernel: Kernel, config: Any, *arguments: Any) -> None:
     given = [a if isinstance(a, np.float32) else plain(a) for a in arguments]  # a float32 stays one
     tensors = _check_tensors(kernel, given)
     executable, pack = kernel.prepare(given, launch)
-    if launch.stream is not None and launch.stream.device != kernel.device:
-        raise DeviceMismatch(f"{kernel.name}: the stream is of {launch.stream.device}, the kernel of {kernel.device}")
+    stream = launch.stream
+    if stream is not None and not isinstance(stream, Stream):
+        stream = Stream.from_handle(kernel.device, stream)
+    if stream is not None and stream.device != kernel.device:
+        raise DeviceMismatch(f"{kernel.name}: the stream is of {stream.device}, the kernel of {kernel.device}")
     for name, x in tensors:
         if name in kernel.writes:
             x.storage.version += 1
-    with launch.stream or _NOTHING, backend.lock:
-        stream = current_stream(backend)
+    with stream or _NOTHING, backend.lock:  # the addresses that `pack` reads stay true until the work is queued
+        number = current_stream(backend)
         if backend.streams_used:
-            note_use(given, stream)
+            note_use(given, number)
         if launch.shared_nbytes > _DEFAULT_SHARED_NBYTES and hasattr(executable, "allow_shared"):
             executable.allow_shared(launch.shared_nbytes)
         try:
-            executable.launch(launch.config, pack(), stream)
+            executable.launch(launch.config, pack(), number)
         except KernelError as error:  # it knows the symbol only
             raise KernelError(str(error).replace(executable.name, kernel.name)) from None
     if is_debugging():

@@ -305,5 +305,5 @@ def _ensure_cuda(
         backend = device.backend
         image, entry = nvrtc.machine_code(name, source, backend.architecture, options)
         executable = backend.load(image, entry, "".join(p.letter for p in declared))
-        _KERNELS[key] = CudaKernel(device, name, declared, targets, any_layout, executable)
+        _KERNELS.setdefault(key, CudaKernel(device, name, declared, targets, any_layout, executable))
     return _KERNELS[key]

@@ -119,6 +119,7 @@ class CudaBackend(CudaVirtualMemory):
         self._open_virtual(ordinal, self._device)
         self._spare_events: list[Event] = []
         self.spare_streams: list[Stream] = []
+        self._own_streams: set[Stream] = set()  # all that were made: none is destroyed
         self._staging: Address = 0
         self._staging_free: Event = None  # its last use
         self._reserve_staging()
@@ -239,7 +240,12 @@ class CudaBackend(CudaVirtualMemory):
             return self.spare_streams.pop()
         except IndexError:
             self.activate()
-            return int(check(driver.cuStreamCreate(_NON_BLOCKING), "create a stream"))
+            stream = int(check(driver.cuStreamCreate(_NON_BLOCKING), "create a stream"))
+            self._own_streams.add(stream)
+            return stream
+
+    def owns_stream(self, stream: Stream) -> bool:
+        return stream in self._own_streams
 
     def destroy_stream(self, stream: Stream) -> None:
         # kept for the next `new_stream`: pools know streams by number, and asking for one that is gone is undefined
@@ -249,14 +255,28 @@ class CudaBackend(CudaVirtualMemory):
         self.activate()
         check(driver.cuStreamSynchronize(stream), "a kernel or copy failed")
 
-    def record_event(self, stream: Stream = 0, timing: bool = False) -> Event:
-        self.activate()
+    def record_all(self) -> Event:
+        event = self._new_event()
         try:
-            event = self._spare_events.pop() if not timing else self._timed_event()
-        except IndexError:
-            event = check(driver.cuEventCreate(_NO_TIMING), "create an event")
+            (code,) = driver.cuCtxRecordEvent(self._context, event)
+        except (AttributeError, RuntimeError):  # bindings or a driver before CUDA 12.5
+            code = None
+        if code != SUCCESS:
+            self.synchronize()  # then all has happened, and the mark may stand in any stream
+            check(driver.cuEventRecord(event, 0), "record an event")
+        return event
+
+    def record_event(self, stream: Stream = 0, timing: bool = False) -> Event:
+        event = self._new_event(timing)
         check(driver.cuEventRecord(event, stream), "record an event")
         return event
+
+    def _new_event(self, timing: bool = False) -> Event:
+        self.activate()
+        try:
+            return self._spare_events.pop() if not timing else self._timed_event()
+        except IndexError:
+            return check(driver.cuEventCreate(_NO_TIMING), "create an event")
 
     def _timed_event(self) -> _TimedEvent:
         return _TimedEvent(int(check(driver.cuEventCreate(0), "create an event")))
