@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import gc
 import subprocess
 import sys
 import threading
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import ml_dtypes
@@ -19,6 +21,8 @@ from flame_numba.devices import Device
 from flame_numba.errors import DTypeError, ShareError
 from flame_numba.interop import adopt_array, dlpack, foreign, from_cuda_array, from_dlpack
 from flame_numba.interop.abi import COPIED, READ_ONLY, look_into
+from flame_numba.interop.cuda_array import cuda_array_interface
+from flame_numba.memory.blocks import Block
 
 CPU = Device.cpu()
 DLPACK_DTYPES = [d for d in fn.dtypes.ALL if d is not fn.bfloat16]  # those that NumPy exchanges
@@ -467,29 +471,164 @@ def test_cuda_arrays_need_a_gpu():
         from_cuda_array(SimpleNamespace(__cuda_array_interface__=3))
 
 
+# --- an address leaves only with its pin ----------------------------------------------------------------------------
+@pytest.fixture
+def moving(monkeypatch):
+    """A pool on the CPU with a tensor behind a hole, and a pass of moves that ends just when a block is pinned."""
+    pool, pin = fn.MemoryPool.with_config(CPU, fn.PoolConfig(backend="segments")), Block.pin
+    with pool.use():
+        hole = fn.full((70_000,), -1.0)
+        x = fn.arange(70_000, dtype=fn.float32)
+    before = x.address
+
+    def late(block):
+        hole.storage = None  # frees it
+        pool.defragment()
+        return pin(block)
+
+    monkeypatch.setattr(Block, "pin", late)
+    yield x
+    assert x.address != before, "nothing was moved"
+
+
+def test_dlpack_reads_the_address_behind_the_pin(moving):
+    seen = np.from_dlpack(moving)
+    assert seen.ctypes.data == moving.address and seen[5] == 5
+
+
+def test_a_window_reads_the_address_behind_the_pin(moving):
+    seen = moving[10:].numpy(copy=False)
+    assert seen.ctypes.data == moving.address + 40 and seen[5] == 15
+
+
+def test_the_cuda_array_interface_reads_the_address_behind_the_pin(moving):
+    device = Device.cpu()
+    device.backend.streams_used = device.backend.streams_used  # opens it
+    device.kind = "cuda"
+    moving.storage.device = device
+    assert cuda_array_interface(moving[10:])["data"] == (moving.address + 40, False)
+
+
+def test_streams_are_ordered_behind_the_pin(monkeypatch):
+    """Moves that a pin waits for are work that the consumer has to wait for."""
+    steps, pin = [], Block.pin
+    monkeypatch.setattr(Block, "pin", lambda block: steps.append("pin") or pin(block))
+    monkeypatch.setattr(dlpack, "_make_wait", lambda *arguments: steps.append("order"))
+    np.from_dlpack(fn.ones((3,)))
+    assert steps == ["pin", "order"]
+
+
+def test_our_stream_waits_for_the_moves_until_now():
+    device, block = FakeDevice(), FakeBlock(5)
+    dlpack._make_wait(device, block, 1)
+    assert block.users == [0]
+
+
+def test_exports_beside_moves():
+    pool, stop = fn.MemoryPool(CPU), threading.Event()
+
+    def move():
+        while not stop.is_set():
+            pool.defragment()
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        with pool.use():
+            tensors = [fn.full((1 << 10,), float(i)) for i in range(16)]
+            for _ in range(20):
+                holes = [fn.full((1 << 10,), -1.0) for _ in range(16)]
+                tensors = [x.clone() for x in tensors]
+                del holes
+                for i, x in enumerate(tensors):
+                    seen = np.from_dlpack(x)
+                    assert seen.ctypes.data == x.address and seen[0] == i
+    finally:
+        stop.set()
+        mover.join()
+
+
+# who reads where a block is now: under the machine's lock until the work is queued, or as the one that pins
+MAY_READ = {
+    "tensor.py": {"address", "from_numpy"},
+    "host_values.py": {"numpy", "numpy_async"},
+    "ops/core/launch.py": {"run", "__call__"},
+    "ops/products/linalg.py": {"_host_view"},
+    "user_kernels/styles.py": {"prepare", "pack"},
+    "interop/foreign.py": {"__init__", "pin", "__repr__"},  # a block that never moves
+}
+OWN_ADDRESSES = ("devices", "memory", "kernels", "plots")  # rooms in which it means something else
+
+
+def test_nobody_else_reads_an_address():
+    root = Path(fn.__file__).parent
+    found = {}
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root).as_posix()
+        if name.split("/")[0] in OWN_ADDRESSES or name == "pool.py":
+            continue
+        readers = _readers(ast.parse(path.read_text()), "the module")
+        if readers:
+            found[name] = readers
+    extra = {name: readers - MAY_READ.get(name, set()) for name, readers in found.items()}
+    assert not any(extra.values()), f"take a Pin: {extra}"
+    pins = [p.name for p in root.rglob("*.py") if ".pin()" in p.read_text() and "memory" not in p.parts]
+    assert pins == ["storage.py"], "pins are made by `Pin`"
+
+
+def _readers(node, function):
+    """The functions in which `.address` is read."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        function = node.name
+    here = {function} if isinstance(node, ast.Attribute) and node.attr == "address" else set()
+    return here.union(*(_readers(child, function) for child in ast.iter_child_nodes(node)))
+
+
 # --- the order of streams, on a machine that only writes down what it is told ---------------------------------------
+DESTROYED = 0x7F00  # the consumer's stream, when it lets go
+
+
 class FakeMachine:
     """Events of a GPU: `done` says whether they have happened."""
 
     kind = "cuda"
 
     def __init__(self) -> None:
-        self.log: list[tuple[str, int, int]] = []
+        self.log: list[tuple[str, int, int | str]] = []
         self.done = True
         self.events = 0  # alive
 
+    def owns_stream(self, stream: int) -> bool:
+        return stream in (5, 7)
+
+    def record_all(self) -> str:
+        self.events += 1
+        return "all"
+
     def record_event(self, stream: int) -> int:
+        assert stream != DESTROYED, "a driver would crash"
         self.events += 1
         return stream
 
-    def wait_event(self, stream: int, event: int) -> None:
+    def wait_event(self, stream: int, event: int | str) -> None:
         self.log.append(("wait", stream, event))
 
     def event_done(self, event: int) -> bool:
         return self.done
 
-    def destroy_event(self, event: int) -> None:
+    def destroy_event(self, event: int | str) -> None:
         self.events -= 1
+
+
+class FakeBlock:
+    """Of a stream; `users`: the others that it was told of."""
+
+    def __init__(self, stream: int = 0) -> None:
+        self.stream = stream
+        self.users: list[int] = []
+
+    def record_stream(self, stream: int) -> None:
+        self.users.append(stream)
 
 
 class FakeDevice:
@@ -506,7 +645,7 @@ class FakeDevice:
 )
 def test_the_consumer_s_stream_waits_for_ours(asked, waits):
     device = FakeDevice()
-    dlpack._make_wait(device, asked)
+    dlpack._make_wait(device, FakeBlock(), dlpack._consumers_stream(SimpleNamespace(device=device), asked))
     assert device.backend.log == waits and device.backend.events == 0
 
 
@@ -515,15 +654,18 @@ def test_the_consumer_s_stream_waits_for_ours(asked, waits):
     [
         (None, 0, []),
         (1, 0, []),
-        (-1, 0, []),
-        (0x7F00, 0, [("wait", 0, 0x7F00)]),
+        (-1, 0, [("wait", 0, "all")]),  # it may have used any
+        (2, 0, [("wait", 0, "all")]),  # another one in every thread
+        (DESTROYED, 0, [("wait", 0, "all")]),  # another library's may be gone by now
         (None, 5, [("wait", 5, 1)]),
         (5, 5, []),
+        (7, 5, [("wait", 5, 7)]),  # ours, which is never destroyed
     ],
 )
 def test_what_gets_the_memory_next_waits_for_the_consumer(asked, home, waits):
     device = FakeDevice()
-    dlpack._make_reuse_wait(device, SimpleNamespace(stream=home), asked)
+    stream = dlpack._consumers_stream(SimpleNamespace(device=device), asked)
+    dlpack._make_reuse_wait(device, FakeBlock(home), stream)
     assert device.backend.log == waits and device.backend.events == 0
 
 
@@ -546,9 +688,9 @@ def test_streams_are_checked_before_anything_is_done():
     x = SimpleNamespace(device=FakeDevice())
     for wrong in (0, -2, "x", 1.5):
         with pytest.raises(BufferError, match="stream="):
-            dlpack._check_stream(x, wrong)
-    for right in (None, -1, 1, 2, 0x7F00):
-        dlpack._check_stream(x, right)
+            dlpack._consumers_stream(x, wrong)
+    for right, number in ((None, 1), (-1, -1), (1, 1), (2, 2), (0x7F00, 0x7F00)):
+        assert dlpack._consumers_stream(x, right) == number
 
 
 # --- other libraries ------------------------------------------------------------------------------------------------
@@ -587,6 +729,61 @@ with fn.Device.cpu():
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=_environment())
     assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("held_by", ["sys", "builtins", "a cycle", "a thread", "numpy"])
+@pytest.mark.parametrize("what", ["theirs", "ours"])
+def test_no_order_of_teardown_prints_or_crashes(held_by, what):
+    """`theirs`: memory of a library whose deleter is Python, as it ends with Python; `ours`: arrays over our memory."""
+    code = """
+import builtins, ctypes, sys, threading, time
+import numpy as np, flame_numba as fn
+from flame_numba.interop import abi
+
+class Library:
+    def __init__(self):
+        self.source = np.ones(1000, np.float32).__dlpack__()
+        self.managed = abi.look_into(self.source)
+        self.deleter = abi._Deleter(lambda address: helper())
+        self.managed.deleter = ctypes.cast(self.deleter, ctypes.c_void_p).value
+    def __dlpack_device__(self):
+        return (1, 0)
+    def __dlpack__(self, **keywords):
+        return self.source
+
+def helper():
+    pass  # one of the names that go
+
+with fn.Device.cpu():
+    if sys.argv[2] == "theirs":
+        library = Library()
+        held = [fn.from_dlpack(library), library]
+        held += [held[0] * 2, held[0].numpy(copy=False)]
+    else:
+        x = fn.ones((1000,))
+        held = [np.from_dlpack(x), x.numpy(copy=False), x.__dlpack__(), fn.pinned_empty((3,))]
+        held.append(x.device.new_stream().record())
+        del x
+owner = sys.argv[1]
+if owner == "a thread":
+    running = threading.Event()
+    def loop(held):
+        device = fn.Device.cpu()
+        y = fn.ones((1 << 16,), device=device)
+        running.set()
+        while True:
+            y = y + 1
+    threading.Thread(target=loop, args=(held,), daemon=True).start()
+    running.wait()
+elif owner == "a cycle":
+    held.append(held)
+else:
+    sys.modules[owner].held = held
+del held
+"""
+    command = [sys.executable, "-c", code, held_by, what]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=_environment())
+    assert done.returncode == 0 and not done.stderr, (done.returncode, done.stderr)
 
 
 def _environment() -> dict[str, str]:

@@ -15,6 +15,7 @@ from .dtypes import DType, as_dtype
 from .errors import DeviceError, OutOfMemory
 from .pool import MemoryPool, current_pool
 from .shapes import as_shape, numel
+from .storage import Pin
 
 
 def pinned_pool(device: Device | str | None = None) -> MemoryPool:
@@ -45,7 +46,7 @@ def _place(device: Device | str | None) -> Device:
 class _Memory:
     """A block shown to NumPy as bytes. Arrays hold it, so it ends with the last of them."""
 
-    __slots__ = ("__array_interface__", "block")
+    __slots__ = ("__array_interface__", "pin")
 
     def __init__(self, pool: MemoryPool, nbytes: int) -> None:
         try:
@@ -54,14 +55,14 @@ class _Memory:
             if not _IN_FLIGHT.wait():  # copies hold arrays that nobody else does
                 raise
             block = pool.allocate(nbytes)
-        self.block = block
-        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (nbytes,), "data": (block.pin(), False)}
+        self.pin = Pin(block)
+        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (nbytes,), "data": (self.pin.start, False)}
 
-    def __del__(self) -> None:
-        block = getattr(self, "block", None)
-        if block is not None and not sys.is_finalizing():
-            block.unpin()
-            block.pool.free(block)
+    def __del__(self, _at_exit: Callable[[], bool] = sys.is_finalizing) -> None:
+        pin = getattr(self, "pin", None)
+        if pin is not None and not _at_exit():
+            pin.release()
+            pin.block.free()
 
 
 class _InFlight:

@@ -1,4 +1,4 @@
-"""`Storage`: a run of elements of one dtype in a block of a pool. Tensors are views of it."""
+"""`Storage`: a run of elements of one dtype in a block of a pool. Tensors are views of it. `Pin`: where it stays."""
 
 from __future__ import annotations
 
@@ -19,6 +19,24 @@ from .pool import current_pool
 INFERENCE = Contexts()  # how many `inference_mode` blocks are open anywhere: asked at every allocation
 inference_here: ContextVar[bool] = ContextVar("flame_numba_inference", default=False)
 FIRST_INFERENCE_VERSION = -(1 << 62)  # versions below 0: made in inference mode, never to be saved for a gradient
+
+
+class Pin:
+    """Where a block starts, and that it stays there until `release()`: the one way in which an address leaves.
+
+    Pinning may have to wait until a whole pass of moves is done, so an address that was read before is another
+    tensor's by then. Kernels and copies of our own do without: they read it and queue their work under `backend.lock`.
+    """
+
+    __slots__ = ("block", "start")
+
+    def __init__(self, block: Any) -> None:
+        self.block = block
+        self.start: int = block.pin()  # the pool reads it behind the pin, under one lock
+
+    def release(self) -> None:
+        """Undo it; once."""
+        self.block.unpin()
 
 
 class Storage:
@@ -100,16 +118,16 @@ class ReadOnlyStorage(Storage):
 class _Window:
     """A storage shown to NumPy as bytes. Arrays hold it, so it ends with the last of them."""
 
-    __slots__ = ("__array_interface__", "storage")
+    __slots__ = ("__array_interface__", "pin", "storage")
 
     def __init__(self, storage: Storage) -> None:
-        start = storage.block.pin()
-        self.storage = storage
+        self.pin = Pin(storage.block)
+        self.storage = storage  # freed after it was unpinned
         self.__array_interface__ = {
-            "version": 3, "typestr": "|u1", "shape": (storage.nbytes,), "data": (start, storage.read_only),
+            "version": 3, "typestr": "|u1", "shape": (storage.nbytes,), "data": (self.pin.start, storage.read_only),
         }  # fmt: skip
 
-    def __del__(self) -> None:
-        storage = getattr(self, "storage", None)
-        if storage is not None and not sys.is_finalizing():
-            storage.block.unpin()
+    def __del__(self, _at_exit: Callable[[], bool] = sys.is_finalizing) -> None:
+        pin = getattr(self, "pin", None)
+        if pin is not None and not _at_exit():
+            pin.release()

@@ -149,6 +149,46 @@ def test_memory_that_they_still_use_is_not_reused_too_early(torch: Any, gpu: Dev
     assert total.min().item() == 50 == total.max().item() and noise[0][0].item() == 9
 
 
+def test_a_stream_that_is_destroyed_before_its_array(cupy: Any, gpu: Device) -> None:
+    x = fn.ones((1 << 22,))
+    with cupy.cuda.Stream(non_blocking=True):  # destroyed at the end of the block, while its work still runs
+        there = cupy.from_dlpack(x)
+        total = cupy.zeros(1 << 22, cupy.float32)
+        for _ in range(50):
+            total += there
+    gc.collect()
+    del there, x  # waits for all that the device was given, and asks nothing about the stream
+    noise = fn.full((1 << 22,), 9)
+    gpu.synchronize()
+    assert total.min() == 50 == total.max() and noise[0].item() == 9
+
+
+def test_a_mark_behind_all_streams(gpu: Device) -> None:
+    machine, stream = gpu.backend, gpu.new_stream()
+    with stream:
+        x = fn.ones((1 << 24,))
+        for _ in range(50):
+            x = x + 1
+    event = machine.record_all()
+    machine.wait_event(0, event)
+    gpu.current_stream().synchronize()
+    assert stream.record().done and machine.event_done(event)
+    machine.destroy_event(event)
+
+
+def test_streams_of_other_libraries_are_taken_as_objects(torch: Any, gpu: Device) -> None:
+    theirs = torch.cuda.Stream()
+    x = fn.ones((1 << 20,))
+    x.record_stream(theirs)
+    ours = fn.Stream.from_handle(gpu, theirs)
+    assert ours.handle == theirs.cuda_stream
+    ours.wait(gpu.current_stream())
+    with ours:
+        y = x + 1
+    gpu.current_stream().wait(theirs)
+    assert y.sum().item() == 2 << 20
+
+
 def test_a_copy_on_the_host(torch: Any) -> None:
     x = fn.arange(6, dtype=fn.float32)
     seen = np.from_dlpack(x, device="cpu")

@@ -15,10 +15,11 @@ from ..devices.streams import Stream
 from ..dtypes import DType, as_dtype, bfloat16
 from ..errors import DeviceError, DTypeError, ShareError
 from ..shapes import Shape, numel, row_major
+from ..storage import Pin
 from ..tensor import Tensor
 from .foreign import adopt
 
-_SHOWN: set[int] = set()  # ids of tensors whose block is pinned as long as they live
+_SHOWN: dict[int, Pin] = {}  # by the ids of tensors whose block is pinned as long as they live
 
 
 def cuda_array_interface(x: Tensor) -> dict[str, Any]:
@@ -30,31 +31,33 @@ def cuda_array_interface(x: Tensor) -> dict[str, Any]:
         raise AttributeError(f"__cuda_array_interface__: the tensor is on {x.device}")
     if x.requires_grad:
         raise AttributeError("__cuda_array_interface__: the tensor requires a gradient: detach() it")
-    _keep_in_place(x)
+    start, ours = _keep_in_place(x).start, current_stream(x.device.backend)
+    if x.storage.block.stream != ours:
+        x.storage.block.record_stream(ours)  # as a launch does: our stream waits for the moves until now
     return {
         "version": 3,
         "shape": x.shape,
         "typestr": x.dtype.numpy.str,
-        "data": (x.address if x.numel else 0, x.storage.read_only),
+        "data": (start + x.offset * x.dtype.itemsize if x.numel else 0, x.storage.read_only),
         "strides": None if x.is_contiguous else tuple(s * x.dtype.itemsize for s in x.strides),
         # consumers wait for it; 1 is the legacy default stream, which 0 would leave open
-        "stream": current_stream(x.device.backend) or 1,
+        "stream": ours or 1,
     }
 
 
-def _keep_in_place(x: Tensor) -> None:
-    if id(x) in _SHOWN:
-        return
-    block = x.storage.block
-    block.pin()
-    _SHOWN.add(id(x))
+def _keep_in_place(x: Tensor) -> Pin:
+    found = _SHOWN.get(id(x))
+    if found is not None:
+        return found
+    pin = Pin(x.storage.block)
     # the finalizer holds the storage, so it is freed after its block was unpinned
-    weakref.finalize(x, _let_go, id(x), x.storage).atexit = False
+    weakref.finalize(x, _let_go, id(x), pin, x.storage).atexit = False
+    return _SHOWN.setdefault(id(x), pin)  # two threads may both pin it, and both are undone
 
 
-def _let_go(key: int, storage: Any) -> None:
-    _SHOWN.discard(key)
-    storage.block.unpin()
+def _let_go(key: int, pin: Pin, storage: Any) -> None:
+    _SHOWN.pop(key, None)
+    pin.release()
 
 
 def from_cuda_array(x: Any) -> Tensor:

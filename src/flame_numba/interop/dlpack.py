@@ -11,13 +11,15 @@ import operator
 from typing import Any
 
 from ..devices import Device, current_stream
+from ..devices.streams import stays, stream_number
 from ..errors import DeviceError, ShareError
 from ..shapes import Shape, numel, row_major
+from ..storage import Pin
 from ..tensor import Tensor
 from . import abi
 from .foreign import adopt
 
-LEGACY_STREAM, PER_THREAD_STREAM = 1, 2  # the names that DLPack and the driver have for the two default streams
+NO_STREAM, LEGACY_STREAM = -1, 1  # what DLPack calls no order, and the default stream
 
 
 def dlpack_device(x: Tensor) -> tuple[int, int]:
@@ -51,27 +53,28 @@ def dlpack_capsule(
             "__dlpack__: the tensor requires a gradient, which no other library would compute: detach() it"
         )
     source, copied = _at(x, None if dl_device is None else _pair("dl_device", dl_device), copy)
-    _check_stream(source, stream)
+    theirs = _consumers_stream(source, stream)
     versioned = max_version is not None and _pair("max_version", max_version)[0] >= 1
     if x.storage.read_only and not copied and not versioned:
         raise ShareError("__dlpack__: the memory may not be written to, which this version of DLPack cannot say")
-    _make_wait(source.device, stream)
     managed: Any = abi.ManagedVersioned() if versioned else abi.Managed()
     if versioned:
         managed.major, managed.minor = abi.VERSION
         managed.flags = abi.COPIED * copied + abi.READ_ONLY * source.storage.read_only
-    keep = _describe(source, managed.view)
-    pinned = source.storage
-    pinned.block.pin()
+    storage = source.storage
+    pin = Pin(storage.block)  # first: moves that it waits for are work that the consumer's stream has to wait for
 
     def done() -> None:
-        _make_reuse_wait(pinned.device, pinned.block, stream)
-        pinned.block.unpin()
+        try:
+            _make_reuse_wait(storage.device, storage.block, theirs)
+        finally:
+            pin.release()
 
     try:
-        return abi.export(managed, keep, done)
+        _make_wait(source.device, storage.block, theirs)
+        return abi.export(managed, _describe(source, pin, managed.view), done)
     except BaseException:
-        pinned.block.unpin()
+        pin.release()
         raise
 
 
@@ -102,54 +105,65 @@ def _device(place: tuple[int, int]) -> Device:
     raise ShareError(f"DLPack's device type {kind} is neither the CPU nor CUDA")
 
 
-def _check_stream(x: Tensor, stream: Any) -> None:
+def _consumers_stream(x: Tensor, stream: Any) -> int:
+    """The number of the stream that the consumer names; NO_STREAM if it wants no order. Raises ShareError."""
     if stream is None:
-        return
+        return LEGACY_STREAM
     if x.device.kind != "cuda":
         raise ShareError(f"__dlpack__: stream={stream!r}: a device without streams takes None only")
-    if not hasattr(stream, "__index__") or int(stream) < -1 or int(stream) == 0:
+    try:
+        number = operator.index(stream) if hasattr(stream, "__index__") else stream_number(stream)
+    except DeviceError as error:
+        raise ShareError(f"__dlpack__: stream={stream!r}: {error}") from None
+    if number < NO_STREAM or number == 0:
         raise ShareError(
             f"__dlpack__: stream={stream!r}: expected None, -1, 1, 2 or a stream's handle (0 is ambiguous)"
         )
+    return number
 
 
-def _make_wait(device: Device, stream: Any) -> None:
+def _make_wait(device: Device, block: Any, theirs: int) -> None:
     """Let the consumer's stream wait for what our current stream holds."""
-    if device.kind != "cuda" or stream == -1:
+    if device.kind != "cuda" or theirs == NO_STREAM:
         return
-    theirs = LEGACY_STREAM if stream is None else int(stream)
     ours = current_stream(device.backend)
+    if block.stream != ours:
+        block.record_stream(ours)  # as a launch does: our stream waits for the moves until now
     if theirs != (ours or LEGACY_STREAM):
-        _order(device, theirs, ours)
+        _order(device, theirs, device.backend.record_event(ours))
 
 
-def _make_reuse_wait(device: Device, block: Any, stream: Any) -> None:
-    """Let the stream that gets the memory next wait for what the consumer's stream holds."""
+def _make_reuse_wait(device: Device, block: Any, theirs: int) -> None:
+    """Let the stream that gets the memory next wait for what the consumer has queued.
+
+    Its stream is asked only if it cannot be gone by now. Another library destroys its own when it likes, and the
+    driver crashes when it is asked about a handle that is dead; so then all that the device was given is waited for.
+    """
     if device.kind != "cuda":
         return
-    theirs = LEGACY_STREAM if stream in (None, -1) else int(stream)
+    machine = device.backend
     if theirs == (block.stream or LEGACY_STREAM):
         return
     try:
-        _order(device, block.stream, theirs)
+        known = theirs == LEGACY_STREAM or stays(machine, theirs)
+        _order(device, block.stream, machine.record_event(theirs) if known else machine.record_all())
     except DeviceError:
-        device.synchronize()  # the stream was destroyed, but its work may still run
+        device.synchronize()  # waits for all as well, or says what is wrong with the device
 
 
-def _order(device: Device, later: int, earlier: int) -> None:
+def _order(device: Device, later: int, event: Any) -> None:
     machine = device.backend
-    event = machine.record_event(earlier)
     try:
         machine.wait_event(later, event)
     finally:
         machine.destroy_event(event)  # the driver keeps it until it has happened
 
 
-def _describe(x: Tensor, view: Any) -> Any:
+def _describe(x: Tensor, pin: Pin, view: Any) -> Any:
     """Fill a DLTensor; what it points to."""
     n = max(1, x.ndim)
     sizes, strides = (ctypes.c_int64 * n)(*x.shape), (ctypes.c_int64 * n)(*x.strides)
-    view.data = x.address if x.numel else None
+    view.data = pin.start + x.offset * x.dtype.itemsize if x.numel else None
     view.place = abi.Place(*_place(x.device))
     view.ndim = x.ndim
     view.dtype = abi.element_type(x.dtype)

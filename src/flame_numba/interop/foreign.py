@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -25,10 +26,10 @@ class _Outside:
 
     lock = nullcontext()
 
-    def free(self, block: ForeignBlock) -> None:
+    def free(self, block: ForeignBlock, _at_exit: Callable[[], bool] = sys.is_finalizing) -> None:
         """Let go of the owner, now or when the work that uses its memory is done. Any finalizer may call it."""
         owner, block.owner = block.owner, None
-        if block.device.kind == "cuda" and owner is not None and not sys.is_finalizing():
+        if block.device.kind == "cuda" and owner is not None and not _at_exit():
             _let_go_later(block, owner)
 
 

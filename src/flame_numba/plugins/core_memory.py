@@ -8,15 +8,18 @@ from cuda.core import Buffer, MemoryResource, Stream
 from cuda.core import Device as CoreDevice
 
 from ..devices import Device
+from ..devices.streams import stream_number
 from ..errors import DeviceError
+from ..storage import Pin
 from .lender import DEFAULT_STREAMS, Lender, lender_for
 
 
 class _Loan(NamedTuple):
     lender: Lender
-    block: Any
+    pin: Pin
     stream: int
     joins: bool
+    owner: Any  # of the stream, which is asked when the loan ends, and must not be gone by then
 
 
 class PoolMemoryResource(MemoryResource):  # type: ignore[misc]
@@ -30,18 +33,17 @@ class PoolMemoryResource(MemoryResource):  # type: ignore[misc]
         """A buffer for work on `stream`. Raises OutOfMemory; DeviceError while a graph is being captured."""
         if getattr(stream, "is_building", False):
             raise DeviceError(f"allocate: {size} bytes asked for while capturing a graph; allocate before the capture")
-        stream = _core_stream(stream)
+        owner, stream = stream, _core_stream(stream)
         if size == 0:
             return Buffer.from_handle(0, 0, mr=self, **_freed_on(stream))
         handle = int(stream.handle)
         lender, joins = lender_for(self._device), _joins(stream, handle)
-        block = lender.lend(size, "cuda.core", handle, joins)
-        address = block.address
-        self._loans[address] = _Loan(lender, block, handle, joins)
+        pin = lender.lend(size, "cuda.core", handle, joins)
+        self._loans[pin.start] = _Loan(lender, pin, handle, joins, owner)
         try:
-            return Buffer.from_handle(address, size, mr=self, **_freed_on(stream))
+            return Buffer.from_handle(pin.start, size, mr=self, **_freed_on(stream))
         except BaseException:
-            self.deallocate(address, size)  # does nothing if the half-made buffer did so
+            self.deallocate(pin.start, size)  # does nothing if the half-made buffer did so
             raise
 
     def deallocate(self, ptr: Any, size: int, *, stream: Any = None) -> None:
@@ -54,7 +56,7 @@ class PoolMemoryResource(MemoryResource):  # type: ignore[misc]
         if stream is not None and int(stream.handle) != handle:
             handle = int(stream.handle)
             joins = _joins(stream, handle)
-        loan.lender.take_back(loan.block, handle, joins)
+        loan.lender.take_back(loan.pin, handle, joins)
 
     @property
     def is_device_accessible(self) -> bool:
@@ -77,11 +79,9 @@ def _core_stream(stream: Any) -> Any:
     """A `cuda.core` stream, from what Numba and others pass for one."""
     if isinstance(stream, Stream):
         return stream
-    if hasattr(stream, "__cuda_stream__"):
-        return Stream.from_handle(int(stream.__cuda_stream__()[1]))
-    if hasattr(stream, "stream"):  # a graph builder that builds nothing now
+    if hasattr(stream, "stream") and not hasattr(stream, "__cuda_stream__"):  # a graph builder that builds nothing now
         return stream.stream
-    return Stream.from_handle(int(stream or 0))
+    return Stream.from_handle(0 if stream is None else stream_number(stream))
 
 
 def _joins(stream: Any, handle: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..devices import Device
@@ -9,7 +11,7 @@ from ..errors import OutOfMemory
 from .lender import borrow, give_back, pool_for
 
 if TYPE_CHECKING:
-    from ..pool import Block
+    from ..storage import Pin
 
 # A stream that had memory stays open: the pool may have to wait for it long after CuPy has forgotten it.
 _STREAMS: dict[int, Any] = {}
@@ -18,14 +20,16 @@ _STREAMS: dict[int, Any] = {}
 class Loan:
     """Owns a block for as long as an array of CuPy's refers to its bytes."""
 
-    __slots__ = ("_block", "address")
+    __slots__ = ("pin",)
 
-    def __init__(self, block: Block) -> None:
-        self._block = block
-        self.address = block.address  # pinned
+    def __init__(self, pin: Pin) -> None:
+        self.pin = pin
 
-    def __del__(self) -> None:
-        give_back(self._block)
+    def __del__(
+        self, _give_back: Callable[[Pin], None] = give_back, _at_exit: Callable[[], bool] = sys.is_finalizing
+    ) -> None:
+        if not _at_exit():  # then names of modules are gone
+            _give_back(self.pin)
 
 
 def allocator(nbytes: int) -> Any:
@@ -42,7 +46,7 @@ def allocator(nbytes: int) -> Any:
         loan = Loan(borrow(pool, nbytes, "cupy", stream.ptr))
     except OutOfMemory as error:
         raise cupy.cuda.memory.OutOfMemoryError(nbytes, pool.stats().allocated_bytes) from error
-    return _pointer(cupy, loan.address, nbytes, loan, ordinal)
+    return _pointer(cupy, loan.pin.start, nbytes, loan, ordinal)
 
 
 def _pointer(cupy: Any, address: int, nbytes: int, owner: Any, ordinal: int) -> Any:

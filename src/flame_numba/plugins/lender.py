@@ -9,51 +9,50 @@ from typing import TYPE_CHECKING
 from ..errors import DeviceError
 from ..memory.context import memory_tag
 from ..pool import MemoryPool, PoolConfig
+from ..storage import Pin
 
 if TYPE_CHECKING:
     from ..devices import Device
-    from ..pool import Block
 
 LEGACY_STREAM = 1  # the driver's own name of the legacy default stream
 DEFAULT_STREAMS = (0, 1, 2)  # unnamed, legacy, per thread: all of them synchronise with the legacy one
 
 _LENDERS: dict[Device, Lender] = {}
 _LOCK = threading.RLock()
-_LATER: deque[Block] = deque()  # given back while another thread held the pool
+_LATER: deque[Pin] = deque()  # given back while another thread held the pool
 
 
-def give_back(block: Block) -> None:
+def give_back(loan: Pin) -> None:
     """Unpin a block and free it. Waits for no lock, so any finalizer may call it."""
-    lock = block.pool.lock
+    lock = loan.block.pool.lock
     if lock.acquire(blocking=False):
         try:
-            block.unpin()
-            block.free()
+            loan.release()
+            loan.block.free()
         finally:
             lock.release()
     else:
-        _LATER.append(block)
+        _LATER.append(loan)
 
 
 def settle() -> None:
     """Free what `give_back` had to leave. Called before each new loan."""
     while _LATER:
         try:
-            block = _LATER.popleft()
+            loan = _LATER.popleft()
         except IndexError:
             return  # another thread was faster
-        with block.pool.lock:
-            block.unpin()
-            block.free()
+        with loan.block.pool.lock:
+            loan.release()
+            loan.block.free()
 
 
-def borrow(pool: MemoryPool, nbytes: int, tag: str, stream: int = 0) -> Block:
+def borrow(pool: MemoryPool, nbytes: int, tag: str, stream: int = 0) -> Pin:
     """A pinned block, counted under `tag` unless the caller is in a `memory_tag` already. Raises OutOfMemory."""
     settle()
     with memory_tag(tag, weak=True):
         block = pool.allocate(nbytes, stream=stream)
-    block.pin()
-    return block
+    return Pin(block)
 
 
 class Lender:
@@ -70,20 +69,20 @@ class Lender:
         self._backend = pool.device.backend
         self._returned = False  # whether a block came back since the last barrier
 
-    def lend(self, nbytes: int, tag: str, stream: int = 0, joins: bool = True) -> Block:
+    def lend(self, nbytes: int, tag: str, stream: int = 0, joins: bool = True) -> Pin:
         """A pinned block, ready for work on `stream`. Raises OutOfMemory."""
-        block = borrow(self.pool, nbytes, tag)
+        loan = borrow(self.pool, nbytes, tag)
         try:
             if joins:
                 self._barrier()
             else:
                 self._queue_after(stream, LEGACY_STREAM)
         except BaseException:
-            give_back(block)
+            give_back(loan)
             raise
-        return block
+        return loan
 
-    def take_back(self, block: Block, stream: int = 0, joins: bool = True) -> None:
+    def take_back(self, loan: Pin, stream: int = 0, joins: bool = True) -> None:
         """The borrower has queued its last work, on `stream`. May be called by finalizers, in any thread."""
         try:
             if joins:
@@ -93,7 +92,7 @@ class Lender:
         except DeviceError:
             self._backend.synchronize()  # the stream was destroyed, but its work may still run
         finally:
-            give_back(block)
+            give_back(loan)
 
     def _barrier(self) -> None:
         """Put the work that borrowers have queued before the work that they will queue."""

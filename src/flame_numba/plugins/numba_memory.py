@@ -21,7 +21,7 @@ from . import core_memory
 from .lender import Lender, lender_for
 
 if TYPE_CHECKING:
-    from ..pool import Block
+    from ..storage import Pin
 
 _Code = numba_driver.binding.CUresult
 _VIRTUAL = (
@@ -35,13 +35,13 @@ class _Returns:
 
     def __init__(self) -> None:
         self._deferrals = 0
-        self._waiting: list[tuple[Lender, Block]] = []
+        self._waiting: list[tuple[Lender, Pin]] = []
 
-    def take_back(self, lender: Lender, block: Block) -> None:
+    def take_back(self, lender: Lender, pin: Pin) -> None:
         if self._deferrals:
-            self._waiting.append((lender, block))
+            self._waiting.append((lender, pin))
         else:
-            lender.take_back(block)
+            lender.take_back(pin)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -55,8 +55,8 @@ class _Returns:
 
     def flush(self) -> None:
         while self._waiting:
-            lender, block = self._waiting.pop()
-            lender.take_back(block)
+            lender, pin = self._waiting.pop()
+            lender.take_back(pin)
 
 
 class PoolMemoryManager(cuda.GetIpcHandleMixin, cuda.HostOnlyCUDAMemoryManager):  # type: ignore[misc]
@@ -87,12 +87,11 @@ class PoolMemoryManager(cuda.GetIpcHandleMixin, cuda.HostOnlyCUDAMemoryManager):
     def memalloc(self, size: int) -> Any:
         """Bytes that stay where they are until the last reference is gone. Raises CudaAPIError as `cuMemAlloc` does."""
         lender = lender_for(self._device())
-        block = self._attempt_allocation(lambda: _borrow(lender, size))
-        address = block.address
+        pin = self._attempt_allocation(lambda: _borrow(lender, size))
         pointer = numba_driver.AutoFreePointer(
-            weakref.proxy(self.context), ctypes.c_void_p(address), size, finalizer=self._finalizer(lender, block)
+            weakref.proxy(self.context), ctypes.c_void_p(pin.start), size, finalizer=self._finalizer(lender, pin)
         )
-        self.allocations[address] = pointer
+        self.allocations[pin.start] = pointer
         return pointer.own()
 
     def get_memory_info(self) -> Any:
@@ -135,13 +134,13 @@ class PoolMemoryManager(cuda.GetIpcHandleMixin, cuda.HostOnlyCUDAMemoryManager):
             self._ordinal = _current_ordinal()
         return Device.cuda(self._ordinal)
 
-    def _finalizer(self, lender: Lender, block: Block) -> Callable[[], None]:
+    def _finalizer(self, lender: Lender, pin: Pin) -> Callable[[], None]:
         # runs in any thread, in the middle of anything; must not refer to `self`, which the context owns
-        allocations, returns, address = self.allocations, self._returns, block.address
+        allocations, returns = self.allocations, self._returns
 
         def finalize() -> None:
-            allocations.pop(address, None)  # first: the address may be handed out again at once
-            returns.take_back(lender, block)
+            allocations.pop(pin.start, None)  # first: the address may be handed out again at once
+            returns.take_back(lender, pin)
 
         return finalize
 
@@ -155,7 +154,7 @@ class PoolMemoryManager(cuda.GetIpcHandleMixin, cuda.HostOnlyCUDAMemoryManager):
             numba_driver.driver.cuCtxPopCurrent()
 
 
-def _borrow(lender: Lender, size: int) -> Block:
+def _borrow(lender: Lender, size: int) -> Pin:
     if size <= 0:
         raise numba_driver.CudaAPIError(_Code.CUDA_ERROR_INVALID_VALUE, f"memalloc of {size} bytes")
     try:

@@ -15,22 +15,22 @@ from ..devices import Device
 from .lender import borrow, give_back, pool_for
 
 if TYPE_CHECKING:
-    from ..pool import Block
+    from ..storage import Pin
 
 _Allocate = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p)
 _Free = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p)
 _RecordStream = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 
-_LOANS: dict[int, Block] = {}  # by address
+_LOANS: dict[int, Pin] = {}  # by address
 
 
 def _allocate(nbytes: int, ordinal: int, stream: int | None) -> int | None:
     if nbytes == 0:
         return None
     try:
-        block = borrow(pool_for(Device.cuda(ordinal)), nbytes, "torch", stream or 0)
-        _LOANS[block.address] = block
-        return block.address
+        pin = borrow(pool_for(Device.cuda(ordinal)), nbytes, "torch", stream or 0)
+        _LOANS[pin.start] = pin
+        return pin.start
     except Exception as error:
         # an exception cannot cross PyTorch's code: say what it would have said
         print(f"flame_numba: PyTorch gets no memory: {error}", file=sys.stderr)
@@ -38,15 +38,15 @@ def _allocate(nbytes: int, ordinal: int, stream: int | None) -> int | None:
 
 
 def _free(address: int | None, nbytes: int, ordinal: int, stream: int | None) -> None:
-    block = _LOANS.pop(address or 0, None)
-    if block is not None:
-        give_back(block)
+    pin = _LOANS.pop(address or 0, None)
+    if pin is not None:
+        give_back(pin)
 
 
 def _record_stream(address: int | None, stream: int | None) -> None:
-    block = _LOANS.get(address or 0)
-    if block is not None:
-        block.record_stream(stream or 0)
+    pin = _LOANS.get(address or 0)
+    if pin is not None:
+        pin.block.record_stream(stream or 0)
 
 
 # PyTorch calls these until the process ends
