@@ -21,7 +21,7 @@ from flame_numba import plugins
 from flame_numba.devices import Device
 from flame_numba.memory.context import memory_tag
 from flame_numba.plugins import lender as lending
-from flame_numba.pool import MemoryPool, PoolConfig
+from flame_numba.pool import Block, MemoryPool, PoolConfig
 
 pytest.importorskip("numba.cuda")
 from numba import cuda
@@ -338,6 +338,22 @@ def test_loans_are_tagged(pool: MemoryPool) -> None:
         block = lending.borrow(pool, 100, "numba")
     assert tags() == ["inputs"]
     lending.give_back(block)
+
+
+def test_the_address_of_a_loan_is_read_behind_its_pin(pool: MemoryPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    hole, pin = [pool.allocate(1000)], Block.pin
+
+    def late(block: Block) -> int:
+        while hole:
+            hole.pop().free()
+            pool.defragment()  # as another thread may do until the block is pinned
+        return pin(block)
+
+    monkeypatch.setattr(Block, "pin", late)
+    place = hole[0].address
+    loan = lending.borrow(pool, 1000, "a")
+    assert loan.start == loan.block.address == place
+    lending.give_back(loan)
 
 
 # --- cuda.core -----------------------------------------------------------------------------------------------------
