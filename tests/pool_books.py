@@ -18,7 +18,7 @@ from flame_numba.devices.simulated import SimulatedBackend
 from flame_numba.errors import OutOfMemory
 from flame_numba.memory.arena import Arena
 from flame_numba.memory.blocks import Segment, Span
-from flame_numba.pool import Block, Event, MemoryPool
+from flame_numba.pool import Block, Event, MemoryPool, SegmentView
 
 
 def simulated(memory: int = 1 << 40, backend: SimulatedBackend | None = None) -> Device:
@@ -203,6 +203,48 @@ def _check_views(pool: MemoryPool, blocks: list[Block]) -> None:
                 shown[view.address] = (view.size, view.nbytes, view.pins)
     assert shown == {block._span.address: (block.size, block.nbytes, block.pins) for block in blocks}
     assert +tags == +Counter({tag: of.allocated_bytes for tag, of in pool.stats().tags.items()})
+
+
+# what OutOfMemory says
+
+
+def check_refused(pool: MemoryPool, nbytes: int) -> None:
+    """A pool that just refused so many bytes could not have served them: what docs/memory.md promises.
+
+    Read off the pool's views, where no other thread changes them.
+    """
+    reserve, page = pool._ladder.reserve, pool.backend.page_nbytes
+    size = (nbytes + 2 * pool._ladder.offset + pool._up) & pool._down
+    if size > reserve.most:
+        return
+    headroom, virtual = reserve.headroom(), reserve.backend == "virtual"
+    headroom = headroom // page * page if virtual else headroom & -256
+    views = pool.segments()
+    unused = [] if virtual else [s.size for s in views if all(block.state == "free" for block in s.blocks)]
+    assert headroom + sum(unused) < size, "the driver could have given it"
+    runs = [run for segment in views for run in _runs(segment)]
+    assert all(free < size for free, _, _ in runs), "it fits between two pinned blocks"
+    holes = [free for free, _, _ in runs] + [0 if virtual else headroom]
+    for i, (free, blocks, unmapped) in enumerate(runs if reserve.backend != "direct" else ()):
+        free += min(headroom, unmapped) if virtual else 0
+        if blocks and free + sum(blocks) >= size:
+            lost = max(blocks) - 256  # at most so much of each hole cannot be filled with these blocks
+            room = sum(max(hole - lost, 0) for j, hole in enumerate(holes) if j != i)
+            assert free + room < size, "blocks could have moved out of its way"
+
+
+def _runs(segment: SegmentView) -> Iterator[tuple[int, list[int], int]]:
+    """(free bytes, sizes of blocks, bytes without memory behind it) of what lies between pinned blocks."""
+    free, blocks = 0, []
+    for view in (*segment.blocks, None):
+        if view is not None and view.state == "free":
+            free += view.size
+        elif view is not None and view.state == "live" and not view.pins:
+            blocks.append(view.size)
+        else:
+            assert view is None or view.state != "pending", "a stream was waited for"
+            yield free, blocks, view.size if view is not None and view.state == "unmapped" else 0
+            free, blocks = 0, []
 
 
 # the events

@@ -26,8 +26,9 @@ _MARK = 8  # bytes at the front and the end of each block that say whose it is
 class Fuzzer:
     """One thread of the program: its own blocks, in a pool that others use, too."""
 
-    def __init__(self, pool: MemoryPool, seed: int, most: int) -> None:
+    def __init__(self, pool: MemoryPool, seed: int, most: int, alone: bool = False) -> None:
         self.pool = pool
+        self.alone = alone  # no other thread changes the pool
         self.rng = random.Random(seed)
         self.most = most  # blocks that it holds
         self.held: list[tuple[Block, int]] = []
@@ -79,6 +80,10 @@ class Fuzzer:
                 block = self.pool.allocate(nbytes, stream)
         except OutOfMemory:
             self.failures += 1
+            if self.alone:
+                from pool_books import check_refused
+
+                check_refused(self.pool, nbytes)
             self._free_some(len(self.held) // 2 + 1)
             return
         assert block.nbytes == nbytes <= block.size
@@ -155,7 +160,7 @@ def fuzz(
     device = device or simulated(64 * MIB)
     config: dict[str, Any] = {"limit": "48 MiB", **settings}
     pool = MemoryPool(device, PoolConfig(**config))
-    fuzzers = [Fuzzer(pool, seed * 100 + i + 1, 400 // threads) for i in range(threads)]
+    fuzzers = [Fuzzer(pool, seed * 100 + i + 1, 400 // threads, threads == 1) for i in range(threads)]
     for _ in range(rounds):
         _run(fuzzers, operations // rounds // threads)
         held = [block for fuzzer in fuzzers for block, _ in fuzzer.held]

@@ -14,6 +14,7 @@ from time import perf_counter
 from ..kernels.moves.mover import Mover
 from .arena import Arena
 from .blocks import ALIGNMENT, Segment, Span
+from .join import joinable
 
 Move = tuple[int, int, int]  # target, source, nbytes
 _CHEAP = 4 << 20  # bytes
@@ -43,7 +44,7 @@ class Budget:
 
 class Compactor:
     """Compacts one arena. `slide` closes the holes inside segments, `evacuate` empties the segments that hold least,
-    `make_room` moves as little as possible for one request.
+    `make_room` moves as little as possible for one request, `join` moves blocks out of its way.
 
     mover: does a list of moves, in order, each as memmove. offset: where a block begins in its span. moved: is told of
     each block that has a new place, with its old address.
@@ -174,7 +175,7 @@ class Compactor:
         room = self.arena.bins.nbytes
         try:
             for source in sorted(segments, key=lambda segment: segment.live_bytes):
-                if any(not (span.binned or span.movable) for span in source):
+                if any(span.mapped and not (span.binned or span.movable) for span in source):
                     continue
                 live = source.live_bytes
                 room -= sum(span.size for span in source if span.binned)
@@ -189,6 +190,35 @@ class Compactor:
             for hole in self._shut:
                 self.arena.put(hole)
             self._shut.clear()
+        return True
+
+    def join(self, size: int, mappable: int) -> bool:
+        """Make a hole of `size` bytes in one run by moving some of its blocks into holes elsewhere; False if that
+        can't be.
+
+        mappable: bytes that can still be mapped behind a run, where unmapped addresses are.
+        """
+        run = joinable(self.arena, size, mappable)
+        if run is None:
+            return False
+        bins, lacking, blocks = self.arena.bins, run.lacking(size, mappable), run.by_size()
+        for span in run.spans:
+            if span.binned:  # so that no block moves in behind our back
+                bins.remove(span)
+                self._shut.append(span)
+        pairs: list[tuple[Span, Span]] = []
+        try:
+            for span in blocks:
+                hole = self.arena.take(span.size, ALIGNMENT) if lacking > 0 else None
+                if hole is not None:
+                    pairs.append((span, hole))
+                    lacking -= span.size
+            self._rehouse(pairs)
+        finally:
+            for hole in self._shut:
+                self.arena.put(hole)
+            self._shut.clear()
+        self.slide()
         return True
 
     def _empty(self, source: Segment) -> int:

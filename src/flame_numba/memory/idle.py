@@ -66,6 +66,12 @@ class Idle:
             self._hand_over(lane, self.lanes.get((stream, scope)) or self.made(stream, scope))
         return True
 
+    def unite(self, heir: Lane) -> None:
+        """Hand over all other lanes, also those in use: when free bytes have to be joined wherever they are."""
+        for lane in list(self.lanes.values()):
+            if lane is not heir:
+                self._hand_over(lane, heir)
+
     def give_spare(self, lane: Lane) -> None:
         """Let a new lane begin with what an idle one holds, if there are many of those.
 

@@ -15,11 +15,12 @@ from ..errors import OutOfMemory
 from ..kernels.moves.mover import Mover
 from .accounts import Account
 from .arena import Arena
-from .blocks import Span
+from .blocks import ALIGNMENT, Span
 from .compact import Budget, Compactor
 from .config import PoolConfig, parse_bytes
 from .guard import ZONE, Guard
 from .idle import FEW, Idle
+from .join import can_join
 from .lanes import Lane
 from .reserve import Reserve
 from .stats import DefragmentReport
@@ -205,8 +206,8 @@ class Ladder:
             self.machine.synchronize()
             self.reclaim_all()
             self.retire(keep=lane)
-            span = self._take(arena, size) or self._borrow(lane, size, scopes=True)
-        span = span or self._take(other, size)
+            span = self._take(arena, size) or self._borrow(lane, size, arena.kind, scopes=True)
+        span = span or self._take(other, size) or self._borrow(lane, size, other.kind, scopes=True)
         if span is None and self.release():
             span = self._take_grown(arena, size)
         return span
@@ -219,21 +220,21 @@ class Ladder:
         if self.retire(closed=False, keep=lane, few=FEW):
             span = self._take(arena, size)
         if span is None and not apart:
-            span = self._borrow(lane, size)
+            span = self._borrow(lane, size, arena.kind)
         if span is None and self.retire(closed=False, keep=lane):
             span = self._take(arena, size)
         span = span or self._grow(lane, arena, size)
-        return span or (self._borrow(lane, size) if apart else None)
+        return span or (self._borrow(lane, size, arena.kind) if apart else None)
 
     def _take(self, arena: Arena, size: int) -> Span | None:
         return arena.take(size, self.split_threshold)
 
-    def _borrow(self, lane: Lane, size: int, scopes: bool = False) -> Span | None:
+    def _borrow(self, lane: Lane, size: int, kind: str, scopes: bool = False) -> Span | None:
         """A span of another lane. Where that is another stream's, this one waits for it, and gives back later.
 
-        scopes: also of other scopes, which are to be kept apart while that is possible.
+        kind: of the arenas to ask. scopes: also of other scopes, which are to be kept apart while that is possible.
         """
-        small = size < self.small
+        small = kind == "small"
         for other in sorted(
             self.lanes.values(), key=lambda other: (other.scope != lane.scope, other.stream != lane.stream)
         ):
@@ -309,9 +310,47 @@ class Ladder:
                 span = self.serve(lane, size)
                 if span is not None:
                     return span
+            return self._serve_joined(lane, size)
         except DeviceOutOfMemory:
             pass  # the machine had no room left to copy through
         return None
+
+    def _serve_joined(self, lane: Lane, size: int) -> Span | None:
+        """From free bytes that lie apart: in the arenas of several streams and scopes, of small and of large blocks.
+
+        Blocks move within an arena only, so all of them become one. Streams, scopes and kinds come apart again with
+        what is allocated from then on.
+        """
+        first = self.lanes[0, ""]
+        if len(self.lanes) > 1 or (first.small.segments and first.large.segments):
+            self.idle.unite(first)
+            first.large.take_over(first.small)
+            self.compact()
+        span = self.serve(self.lane(lane.stream, lane.scope), size)
+        if span is None and self.reserve.backend != "direct":
+            self.release()
+            if self._join(first.large, size):
+                self._grow_missing(first.large, size)
+                span = self.serve(self.lane(lane.stream, lane.scope), size)
+        return span
+
+    def _join(self, arena: Arena, size: int) -> bool:
+        """Move blocks out of one run into holes elsewhere, until the run has room for a request, or for all of it but
+        what can still be mapped behind the run.
+        """
+        headroom = self.reserve.headroom()
+        if self.reserve.backend == "virtual":
+            mappable = headroom // self.machine.page_nbytes * self.machine.page_nbytes
+            return self._compact(arena, lambda compactor: compactor.join(size, mappable))
+        spare = min(headroom & -ALIGNMENT, size)  # what could be one more allocation, to move blocks to
+        if spare > 0 and can_join(arena, size, 0, spare):
+            self.reserve.grow(arena, spare)
+        return self._compact(arena, lambda compactor: compactor.join(size, 0))
+
+    def _grow_missing(self, arena: Arena, size: int) -> None:
+        """Map what a joined run lacks."""
+        if arena.bins.largest() < size:
+            self.reserve.grow(arena, size)
 
     # moving and giving back
 
@@ -327,7 +366,7 @@ class Ladder:
             for arena in self.arenas() if complete else ():
                 compactor = self._compactor(arena)
                 try:
-                    if evacuate and self.reserve.backend == "segments":
+                    if evacuate and len(arena.segments) > 1 and self.reserve.backend != "direct":
                         complete &= compactor.evacuate(budget)
                     complete &= compactor.slide(budget)
                 finally:
