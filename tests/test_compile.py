@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -176,3 +177,57 @@ def test_a_constant_that_a_kernel_names_is_part_of_its_key(monkeypatch):
     before = mover.move_program(256, 1, 1024).text()
     monkeypatch.setattr(mover, "COLUMNS", mover.COLUMNS + 1)
     assert mover.move_program(256, 1, 1024).text() != before
+
+
+class _Interrupted(threading.Thread):
+    """A thread whose first waiter gets Ctrl-C."""
+
+    interrupted = False
+
+    def join(self, timeout: float | None = None) -> None:
+        if not self.interrupted:
+            self.interrupted = True
+            raise KeyboardInterrupt
+        super().join(timeout)
+
+
+def test_an_interrupted_compilation_is_waited_for_by_the_next(monkeypatch):
+    """Ctrl-C ends the wait, not the compiler: what is compiled next waits for it."""
+    begun, go, done = threading.Event(), threading.Event(), []
+
+    def first() -> None:
+        begun.set()
+        assert go.wait(10)
+        done.append("first")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler.threading, "Thread", _Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compiler._apart(first)
+    assert begun.wait(10)
+    following = [threading.Thread(target=lambda: compiler._apart(lambda: done.append("next"))) for _ in range(2)]
+    for thread in following:
+        thread.start()
+    following[0].join(0.05)
+    assert not done and sum(thread.name == "flame_numba compiler" for thread in threading.enumerate()) == 1
+    go.set()
+    for thread in following:
+        thread.join(10)
+    assert done == ["first", "next", "next"] and not compiler._LEFT
+
+
+def test_what_is_interrupted_before_it_begins_is_never_compiled(monkeypatch):
+    def start(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(KeyboardInterrupt):
+            compiler._apart(lambda: 1)
+    assert compiler._apart(lambda: 2) == 2 and not compiler._LEFT
+
+
+def test_an_error_of_the_compiler_gives_its_lock_back():
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            compiler._apart(lambda: 1 // 0)

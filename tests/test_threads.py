@@ -15,6 +15,7 @@ import pytest
 import flame_numba as fn
 from flame_numba.devices import host, native
 from flame_numba.devices.locks import LLVM
+from flame_numba.kernels.compiler import compile as compiler
 from flame_numba.tape import accumulate
 
 
@@ -123,7 +124,15 @@ def test_a_fault_is_raised_in_the_thread_that_made_it(monkeypatch):
     assert not innocent
 
 
-@pytest.mark.parametrize("lock", [lambda: fn.Device.cpu().backend.lock, lambda: LLVM, lambda: accumulate._GRADIENTS])
+LOCKS = [
+    lambda: fn.Device.cpu().backend.lock,
+    lambda: LLVM,
+    lambda: accumulate._GRADIENTS,
+    lambda: compiler._compiling(),
+]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
 def test_a_process_may_be_forked_while_a_thread_computes(lock):
     x = fn.ones((3,), device="cpu").requires_grad_()
     (x + 1).sum().backward()

@@ -23,6 +23,7 @@ from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
 from ...devices import Backend, Executable
+from ...devices.locks import held_over_forks
 from ...devices.rehearsal import Rehearsal
 from ...dtypes import DType
 from ...errors import KernelError
@@ -41,7 +42,8 @@ _COMMON = (
     "compile.py",
 )
 _T = TypeVar("_T")
-_COMPILE_LOCK = threading.RLock()  # Numba's compiler is not re-entrant
+_LOCKS: dict[str, Any] = {}  # the one that `_compiling` makes
+_LEFT: list[tuple[list[None], threading.Event, threading.Thread]] = []  # at work, perhaps for a caller that is gone
 
 
 @dataclass(frozen=True)
@@ -188,8 +190,7 @@ def cached(name: str, key: str, kind: str, make: Callable[[], tuple[bytes, str]]
     if found:
         stats.loaded += 1
         return found
-    with _COMPILE_LOCK:
-        image, entry = _apart(make)
+    image, entry = _apart(make)
     stats.compiled += 1
     stats.programs.append(name)
     _write(path, image, entry)
@@ -309,23 +310,57 @@ def _rebind(function: Any, names: Mapping[str, Any], name: str) -> FunctionType:
     return copy
 
 
+def _compiling() -> Any:
+    """The lock of whoever compiles: Numba's compiler is not for two threads at once.
+
+    Made when something is compiled first. By then the machine is open that it is compiled for, so a fork takes this
+    lock before the machine's: a finalizer that runs in a compiling thread may wait for that one.
+    """
+    found = _LOCKS.get("compiling")
+    if found is None:
+        os.register_at_fork(before=_wait_for_left)  # which comes after the lock is taken
+        found = _LOCKS.setdefault("compiling", held_over_forks(threading.RLock()))
+    return found
+
+
+def _wait_for_left() -> None:
+    """Wait for compilations whose callers were interrupted: they can't be, and end by themselves."""
+    while _LEFT:
+        right, ended, thread = _LEFT[-1]
+        try:
+            right.pop()  # its thread had not begun, and now never will
+        except IndexError:
+            ended.wait()
+            thread.join()
+        _LEFT.pop()
+
+
 def _apart(work: Callable[[], _T]) -> _T:
-    """The result of `work`, done in a thread of its own.
+    """The result of `work`, done in a thread of its own; at most one such thread is at work at any time.
 
     Numba leaves exceptions behind that refer to their frames and to themselves. In the caller's thread these frames
     would lead on to the caller's, and its tensors would stay alive until Python collects garbage.
     """
     outcome: list[_T | BaseException] = []
+    right: list[None] = [None]  # to begin: of whoever takes it out
+    ended = threading.Event()
 
     def run() -> None:
         try:
+            right.pop()
             outcome.append(work())
         except BaseException as error:
             outcome.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=run, name="flame_numba compiler")
-    thread.start()
-    thread.join()
+    with _compiling():
+        _wait_for_left()
+        thread = threading.Thread(target=run, name="flame_numba compiler")
+        _LEFT.append((right, ended, thread))
+        thread.start()
+        thread.join()
+        _LEFT.pop()
     found = outcome.pop()
     if isinstance(found, BaseException):
         try:

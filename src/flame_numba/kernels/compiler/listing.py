@@ -81,8 +81,7 @@ def _key(program: Program, architecture: str) -> str:
 
 def _compiled(program: Program, architecture: str, make: Callable[[], Any]) -> Any:
     try:
-        with compiler._COMPILE_LOCK:
-            return compiler._apart(make)
+        return compiler._apart(make)
     except KernelError:
         raise
     except Exception as error:
