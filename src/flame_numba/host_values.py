@@ -12,6 +12,7 @@ from .devices import Device, current_stream
 from .dtypes import DType
 from .errors import DTypeError, ShapeError, ShareError
 from .faults import raise_fault
+from .memory.staying import staying
 from .pinned import HostCopy, hold, pinned_empty
 from .shapes import Shape, span
 from .storage import Storage
@@ -62,8 +63,8 @@ class HostValues:
         low, high = span(self.shape, self.strides)
         host = np.empty(high - low + 1, self.dtype.numpy)
         backend = self.device.backend
-        with backend.lock:
-            start = self.storage.block.address + (self.offset + low) * self.dtype.itemsize
+        with staying(self.storage.block, backend) as start:
+            start += (self.offset + low) * self.dtype.itemsize
             backend.download(host.ctypes.data, start, host.nbytes, current_stream(backend))
         raise_fault(self.device)
         strides = tuple(s * self.dtype.itemsize for s in self.strides)
@@ -96,9 +97,10 @@ class HostValues:
             return HostCopy(array, None, partial(raise_fault, self.device))
         source, backend = self.detach().contiguous(), self.device.backend
         stream = self.device.current_stream()
-        with backend.lock:
-            backend.download_async(array.ctypes.data, source.address, array.nbytes, stream.handle)
-            source.record_stream(stream)
+        source.record_stream(stream)
+        with staying(source.storage.block, backend) as start:
+            start += source.offset * self.dtype.itemsize
+            backend.download_async(array.ctypes.data, start, array.nbytes, stream.handle)
         return HostCopy(array, hold(stream, array), partial(raise_fault, self.device))
 
     def item(self) -> bool | int | float:

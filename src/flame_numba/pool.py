@@ -304,11 +304,17 @@ class MemoryPool(Observed):
         if size > ladder.reserve.most:
             raise self._out_of_memory(nbytes, tried=())
         with self._exclusive():
-            span = ladder.serve(lane, size)
+            span = ladder.serve_at_once(lane, size)
+        if span is None:
+            if ladder.waiting_helps:
+                self._without_lock(self.backend.synchronize)  # so that under the lock there is little left to wait for
+            with self._exclusive():
+                lane = ladder.lane(lane.stream, lane.scope)  # it may have been handed over meanwhile
+                span = ladder.serve(lane, size)
         if span is None:
             self._without_lock(gc.collect)  # finalizers may want locks of their own
             with self._exclusive():
-                lane = ladder.lane(lane.stream, lane.scope)  # it may have been handed over meanwhile
+                lane = ladder.lane(lane.stream, lane.scope)
                 span = ladder.serve(lane, size) or ladder.serve_compacted(lane, size)
         if span is None and self._can_be_relieved:
             self._without_lock(lambda: self._relieve(nbytes))
@@ -347,6 +353,7 @@ class MemoryPool(Observed):
         bytes returned. Waits for the device.
         """
         wanted = parse_bytes(keep, "keep")
+        self.backend.synchronize()  # with the lock in hand only for what others queue from here on
         with self._exclusive():
             before = self._ladder.reserve.nbytes
             self._ladder.settle()
@@ -361,6 +368,7 @@ class MemoryPool(Observed):
         The bytes returned to the driver.
         """
         gc.collect()
+        self.backend.synchronize()  # with the lock in hand only for what others queue from here on
         with self._exclusive(), _as_out_of_memory("clear"):
             before = self._ladder.reserve.nbytes
             self.backend.synchronize()

@@ -14,6 +14,7 @@ from .devices.streams import remembered
 from .dtypes import DType, as_dtype, default_float
 from .errors import DeviceMismatch, DTypeError, GradientError, ShapeError
 from .host_values import HostValues
+from .memory.staying import staying
 from .pinned import hold
 from .shapes import Shape, as_shape, expand_strides, is_contiguous, layout, numel
 from .storage import Storage
@@ -199,8 +200,8 @@ class Tensor(HostValues):
         if host.size:
             backend = result.device.backend
             upload = backend.upload_async if non_blocking else backend.upload
-            with backend.lock:
-                upload(result.address, host.ctypes.data, host.nbytes, current_stream(backend))
+            with staying(result.storage.block, backend) as start:
+                upload(start, host.ctypes.data, host.nbytes, current_stream(backend))
             if non_blocking:
                 hold(result.device.current_stream(), host)
         return result

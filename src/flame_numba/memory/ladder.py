@@ -187,10 +187,14 @@ class Ladder:
 
     # requests
 
-    def serve(self, lane: Lane, size: int) -> Span | None:
-        """A span of `size` bytes without moving more than the slack asks for; None if there is none."""
-        small = size < self.small
-        arena, other = lane.arena(small), lane.arena(not small)
+    @property
+    def waiting_helps(self) -> bool:
+        """Whether `serve` may have to wait for the device: for other streams, or to give memory back."""
+        return bool(self.streams.pending) or len(self.lanes) > 1 or any(arena.bins.nbytes for arena in self.arenas())
+
+    def serve_at_once(self, lane: Lane, size: int) -> Span | None:
+        """A span of `size` bytes without waiting for the device, but where blocks move; None if there is none."""
+        arena = lane.arena(small := size < self.small)
         # among large blocks, merging what waits comes before cutting: of a recorded distributed training it
         # reserves 1.06 × the live bytes, cutting first 1.27 ×. Small ones take little room, so speed comes first
         span = self._take(arena, size) if small else None
@@ -202,6 +206,13 @@ class Ladder:
         if span is None:
             self.settle()
             span = self._take(arena, size) or self._extend(lane, arena, size)
+        return span
+
+    def serve(self, lane: Lane, size: int) -> Span | None:
+        """A span of `size` bytes without moving more than the slack asks for; None if there is none."""
+        small = size < self.small
+        arena, other = lane.arena(small), lane.arena(not small)
+        span = self.serve_at_once(lane, size)
         if span is None and (self.streams.pending or len(self.lanes) > 1):
             self.machine.synchronize()
             self.reclaim_all()
