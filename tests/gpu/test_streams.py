@@ -454,3 +454,42 @@ def test_page_locked_memory_is_seen_by_kernels(real_gpu: Device) -> None:
     found = np.frombuffer((ctypes.c_float * n).from_address(address), np.float32)
     np.testing.assert_array_equal(found, np.arange(5, n + 5))
     backend.free_host(address)
+
+
+# --- waiting -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("copy", ["numpy", "item", "into plain memory", "upload"])
+def test_one_thread_waits_and_the_others_launch(real_gpu: Device, weights: Tensor, copy: str) -> None:
+    """A copy behind some hundred milliseconds of work: who holds a lock meanwhile stops the launches of others."""
+    side, x = real_gpu.new_stream(), fn.ones((1000,), device=real_gpu)
+    large = np.ones((1 << 22,), np.float32)  # more than a driver takes without waiting
+    (x + 1).numpy()
+    held, queued = [], threading.Event()
+
+    def wait() -> None:
+        with side:
+            for _ in range(ROUNDS):
+                held.append(slow(weights))
+            queued.set()
+            if copy == "numpy":
+                held[-1].numpy()
+            elif copy == "item":
+                held[-1].item()
+            elif copy == "upload":
+                fn.asarray(large, device=real_gpu)
+            else:
+                held[-1].numpy_async(np.empty((1,), np.float32)).wait()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    queued.wait()
+    longest, launches = 0.0, 0
+    begin = perf_counter()
+    while thread.is_alive():
+        before = perf_counter()
+        y = x + 1
+        longest, launches = max(longest, perf_counter() - before), launches + 1
+        real_gpu.current_stream().synchronize()
+    waited = perf_counter() - begin
+    thread.join()
+    assert y.numpy()[0] == 2
+    assert launches > 10 and longest < waited / 3, f"{launches} launches, one took {longest:.3f} s of {waited:.3f} s"
