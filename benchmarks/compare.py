@@ -41,6 +41,7 @@ class Tree:
         assert Path(self.fn.__file__).is_relative_to(root), f"{root} holds no {NAME}"
         self.modules: dict[str, ModuleType] = {}
         self.device = self.fn.default_device()
+        self.name: str = self.device.name  # opens it
         self.leave()
 
     def enter(self) -> None:
@@ -182,7 +183,7 @@ def main() -> int:
     words = [word for word in given.only.split(",") if word]
     chosen = [row for row in rows() if not words or any(word in row[0] for word in words)]
     if not given.warm:
-        print(f"{trees[1].device.name}\n\n| row | before µs | now µs | now ÷ before |\n|---|---|---|---|", flush=True)
+        print(f"{trees[1].name}\n\n| row | before µs | now µs | now ÷ before |\n|---|---|---|---|", flush=True)
     for label, make in chosen[part::of]:
         calls = []
         for tree in trees:

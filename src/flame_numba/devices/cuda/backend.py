@@ -22,6 +22,7 @@ _HOST_FLAGS = driver.CU_MEMHOSTALLOC_PORTABLE | driver.CU_MEMHOSTALLOC_DEVICEMAP
 _NON_BLOCKING = int(driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
 _NO_TIMING = int(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
 _SPARE_EVENTS = 1024
+_TAKEN_AT_ONCE = 64 << 10  # bytes of plain memory that the driver copies aside instead of waiting for the stream
 _BUFFER_ID = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_BUFFER_ID  # of memory that the driver knows
 _WRONG_CONTEXT = (
     driver.CUresult.CUDA_ERROR_INVALID_CONTEXT,
@@ -214,9 +215,12 @@ class CudaBackend(CudaVirtualMemory):
             self._staging = self.allocate(_STAGING_NBYTES)
 
     def upload(self, target: Address, host: Address, nbytes: int, stream: Stream = 0) -> None:
+        locked = _is_page_locked(host)
+        if not locked and nbytes > _TAKEN_AT_ONCE:
+            self.synchronize_stream(stream)  # without the driver's lock, which it would hold while it waits to read
         self.upload_async(target, host, nbytes, stream)
         # the driver returns when it has read the bytes, but for page-locked memory: that it reads when it gets there
-        if driver.cuPointerGetAttribute(_BUFFER_ID, host)[0] == SUCCESS:
+        if locked:
             check(driver.cuStreamSynchronize(stream), "copy to the device")
 
     def upload_async(self, target: Address, host: Address, nbytes: int, stream: Stream = 0) -> None:
@@ -225,6 +229,8 @@ class CudaBackend(CudaVirtualMemory):
 
     def download_async(self, host: Address, source: Address, nbytes: int, stream: Stream = 0) -> None:
         self.activate()
+        if not _is_page_locked(host):
+            self.synchronize_stream(stream)  # as above: other threads launch while this one waits
         check(driver.cuMemcpyDtoHAsync(host, source, nbytes, stream), "copy to the host")
 
     def download(self, host: Address, source: Address, nbytes: int, stream: Stream = 0) -> None:
@@ -318,6 +324,10 @@ class CudaBackend(CudaVirtualMemory):
 
     def load(self, image: bytes, entry: str, signature: str) -> CudaExecutable:
         return CudaExecutable(self, image, entry, signature)
+
+
+def _is_page_locked(host: Address) -> bool:
+    return bool(driver.cuPointerGetAttribute(_BUFFER_ID, host)[0] == SUCCESS)
 
 
 _ACTIVE = threading.local()  # which context is current: a property of the thread, not of a backend
