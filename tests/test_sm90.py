@@ -9,7 +9,7 @@ compiled and linked, forward and first derivative, contiguous and strided. What 
 
 By default every formula in every floating dtype for contiguous operands, every fourth in f32 for strided ones (the
 formula in another frame), and the kernels written by hand in f32 and bf16. The rest, and the disassembly of all, is
-`slow` (pytest -m slow). All is compiled anew, whatever the kernel cache holds: some three minutes on two cores.
+`slow` (pytest -m slow). All is compiled anew, whatever the kernel cache holds: some five minutes on two cores.
 """
 
 from __future__ import annotations
