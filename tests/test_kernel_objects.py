@@ -170,6 +170,8 @@ def test_sass_is_the_machine_code() -> None:
     try:
         sass = kernel.sass
     except KernelError as error:
+        if "not installed" not in str(error):
+            raise
         pytest.skip(str(error))
     assert "LDG.E.128" in sass and "EXIT" in sass and kernel.entry in sass
 
